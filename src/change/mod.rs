@@ -1,0 +1,9 @@
+//! The vocabulary of changes, shared by every source and every consumer. No I/O happens here.
+
+mod range;
+mod schema;
+
+pub use range::{Bound, BoundKind, ChangeBounds, ChangeRange, VersionClock};
+pub use schema::{
+    CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, change_columns, change_schema, metadata_columns, refuse_reserved_columns,
+};

@@ -1,0 +1,150 @@
+//! Writing data and change files, and the footer of a file where the log says too little.
+//!
+//! The Parquet itself, with statistics, is written by deltalake's `DeltaWriter`; what is here turns a table's layout and
+//! properties into its configuration and its results into our actions.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use delta_kernel::table_properties::DataSkippingNumIndexedCols;
+use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
+use object_store::ObjectStore;
+use object_store::prefix::PrefixStore;
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetObjectReader};
+
+use super::actions::{Add, AddCdcFile, decode_path, encode_path};
+use super::layout::TableLayout;
+use super::relabel::relabel_array;
+use super::properties::TableProperties;
+use super::snapshot::Snapshot;
+use super::table::DeltaTable;
+use crate::change::CHANGE_TYPE;
+use crate::error::{Error, Result};
+
+/// Where change files go (*Change Data Files*).
+const CHANGE_DATA_FOLDER: &str = "_change_data";
+
+/// What a writer must know of the table it writes to; a table that is being created has no snapshot yet.
+#[derive(Debug, Clone)]
+pub(crate) struct WriteTarget {
+    pub table: DeltaTable,
+    pub layout: Arc<TableLayout>,
+    pub properties: TableProperties,
+}
+
+impl From<&Snapshot> for WriteTarget {
+    fn from(snapshot: &Snapshot) -> Self {
+        Self { table: snapshot.table().clone(), layout: Arc::clone(snapshot.layout()), properties: snapshot.properties().clone() }
+    }
+}
+
+/// Writes rows, in the table's logical schema, to new data files.
+pub(crate) struct DataFileWriter {
+    writer: DeltaWriter,
+    schema: SchemaRef,
+}
+
+impl DataFileWriter {
+    /// A writer for new files of the table.
+    pub(crate) fn new(target: &WriteTarget) -> Self {
+        let schema = physical_schema(&target.layout, false);
+        Self { writer: DeltaWriter::new(target.table.store(), writer_config(target, &schema)), schema }
+    }
+
+    /// Appends rows; partitioned tables are split by partition.
+    pub(crate) async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        Ok(self.writer.write(&to_physical(batch, &self.schema)?).await?)
+    }
+
+    /// Finishes the files; none is written for no rows.
+    pub(crate) async fn close(self) -> Result<Vec<Add>> {
+        Ok(self.writer.close().await?.into_iter().map(add_action).collect())
+    }
+}
+
+/// Writes change rows, in the table's logical schema followed by `_change_type`, to new change files.
+pub(crate) struct ChangeFileWriter {
+    writer: DeltaWriter,
+    schema: SchemaRef,
+}
+
+impl ChangeFileWriter {
+    /// A writer for new change files of the table.
+    pub(crate) fn new(target: &WriteTarget) -> Self {
+        let schema = physical_schema(&target.layout, true);
+        let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(target.table.store(), CHANGE_DATA_FOLDER));
+        Self { writer: DeltaWriter::new(store, writer_config(target, &schema)), schema }
+    }
+
+    /// Appends change rows.
+    pub(crate) async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        Ok(self.writer.write(&to_physical(batch, &self.schema)?).await?)
+    }
+
+    /// Finishes the files.
+    pub(crate) async fn close(self) -> Result<Vec<AddCdcFile>> {
+        let written = self.writer.close().await?.into_iter();
+        Ok(written.map(|add| cdc_action(add_action(add))).collect())
+    }
+}
+
+/// How many rows a file holds, by its footer: for files whose statistics do not say.
+pub(crate) async fn count_rows(table: &DeltaTable, add: &Add) -> Result<u64> {
+    let path = decode_path(table.name(), &add.path)?;
+    let size = u64::try_from(add.size).unwrap_or(0);
+    let mut reader = ParquetObjectReader::new(table.store(), path).with_file_size(size);
+    let metadata = reader.get_metadata(None).await.map_err(|error| Error::DamagedLog { table: table.name().into(), detail: format!("{}: {error}", add.path) })?;
+    u64::try_from(metadata.file_metadata().num_rows()).map_err(Error::internal)
+}
+
+fn physical_schema(layout: &TableLayout, change_type: bool) -> SchemaRef {
+    // nullability is a promise of the table, checked before rows come here
+    let columns = layout.physical().iter().map(|field| Arc::new(field.as_ref().clone()));
+    let change_type = change_type.then(|| Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, true)));
+    Arc::new(Schema::new(columns.chain(change_type).collect::<Vec<_>>()))
+}
+
+fn writer_config(target: &WriteTarget, schema: &SchemaRef) -> WriterConfig {
+    let (properties, layout) = (&target.properties, &target.layout);
+    let partitions = layout.partition_columns().iter().map(|index| layout.physical_name(*index).to_owned()).collect();
+    let indexed = match properties.indexed_columns {
+        count if count < 0 => DataSkippingNumIndexedCols::AllColumns,
+        count => DataSkippingNumIndexedCols::NumColumns(u64::try_from(count).unwrap_or(0)),
+    };
+    let file_bytes = NonZeroU64::new(properties.target_file_bytes);
+    WriterConfig::new(Arc::clone(schema), partitions, None, file_bytes, None, indexed, properties.stats_columns.clone())
+}
+
+/// The same columns by their physical names and types.
+fn to_physical(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| {
+        let array: ArrayRef = if column.data_type() == field.data_type() { Arc::clone(column) } else { relabel_array(column, field.data_type())? };
+        Ok(array)
+    });
+    Ok(RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_>>()?)?)
+}
+
+fn add_action(add: deltalake::kernel::Add) -> Add {
+    Add {
+        path: encode_path(&add.path),
+        partition_values: add.partition_values,
+        size: add.size,
+        modification_time: add.modification_time,
+        data_change: true,
+        stats: add.stats,
+        ..Add::default()
+    }
+}
+
+fn cdc_action(add: Add) -> AddCdcFile {
+    AddCdcFile {
+        path: format!("{CHANGE_DATA_FOLDER}/{}", add.path),
+        partition_values: add.partition_values,
+        size: add.size,
+        data_change: false,
+        tags: None,
+    }
+}

@@ -1,0 +1,155 @@
+//! Commits: listing them and reading a range of them.
+//!
+//! Reading a range costs round trips, not parsing, so commits are fetched many at a time and handed on in version order.
+//! Checkpoints and compacted logs hold neither `cdc` nor `commitInfo`, so only the JSON commits will do (*Checkpoints*).
+
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use super::actions::{Action, CommitInfo, parse_commit};
+use super::snapshot::Snapshot;
+use super::table::DeltaTable;
+use crate::error::{Error, Result};
+
+/// How many commits are fetched at once.
+const CONCURRENT_READS: usize = 64;
+
+/// One commit, parsed.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    pub version: i64,
+    /// Commit time in microseconds since the epoch, UTC.
+    pub timestamp: i64,
+    pub actions: Vec<Action>,
+}
+
+impl Commit {
+    /// The commit's provenance, if it says.
+    pub(crate) fn info(&self) -> Option<&CommitInfo> {
+        self.actions.iter().find_map(|action| match action {
+            Action::CommitInfo(info) => Some(info),
+            _ => None,
+        })
+    }
+}
+
+/// A commit file as the store lists it.
+#[derive(Debug, Clone)]
+pub(crate) struct CommitFile {
+    pub version: i64,
+    /// Modification time in milliseconds, made strictly monotone over the listing, as delta-spark does.
+    pub modified: i64,
+    path: Path,
+}
+
+/// Lists the commit files from version `first` on, in version order.
+pub(crate) async fn list_commits(table: &DeltaTable, first: i64) -> Result<Vec<CommitFile>> {
+    let store = table.store();
+    let prefix = Path::from("_delta_log");
+    let listed = if first > 0 {
+        // everything of version `first` sorts after the file name of the version before it
+        store.list_with_offset(Some(&prefix), &commit_path(first - 1))
+    } else {
+        store.list(Some(&prefix))
+    };
+    let mut files: Vec<CommitFile> = listed
+        .try_filter_map(|meta| async move {
+            let version = version_of(&meta.location);
+            Ok(version.map(|version| CommitFile { version, modified: meta.last_modified.timestamp_millis(), path: meta.location }))
+        })
+        .try_collect()
+        .await?;
+    files.retain(|file| file.version >= first);
+    files.sort_by_key(|file| file.version);
+    for i in 1..files.len() {
+        files[i].modified = files[i].modified.max(files[i - 1].modified + 1);
+    }
+    Ok(files)
+}
+
+/// Reads commits, many at once, in the order given. `snapshot` is a version at or after the last one: it says from which
+/// version on `inCommitTimestamp` counts.
+pub(crate) async fn read_commits(snapshot: &Snapshot, files: &[CommitFile]) -> Result<Vec<Commit>> {
+    let (store, table) = (snapshot.table().store(), snapshot.table());
+    futures::stream::iter(files.to_vec())
+        .map(|file| {
+            let (store, table) = (store.clone(), table.clone());
+            // parsing runs on the workers, beside the other fetches
+            async move {
+                tokio::spawn(async move { read_commit(store.as_ref(), table.name(), &file).await }).await.map_err(Error::internal)?
+            }
+        })
+        .buffered(CONCURRENT_READS)
+        .map_ok(|commit| with_timestamp(snapshot, commit))
+        .try_collect()
+        .await
+}
+
+async fn read_commit(store: &dyn ObjectStore, table: &str, file: &CommitFile) -> Result<Commit> {
+    let bytes = store.get(&file.path).await?.bytes().await?;
+    let actions = parse_commit(table, file.version, &bytes)?;
+    Ok(Commit { version: file.version, timestamp: file.modified * 1000, actions })
+}
+
+/// *In-Commit Timestamps*: from the enablement version on the commit's own time counts, before it the file's.
+fn with_timestamp(snapshot: &Snapshot, mut commit: Commit) -> Commit {
+    let properties = snapshot.properties();
+    if properties.in_commit_timestamps && commit.version >= properties.in_commit_timestamp_since {
+        commit.timestamp = commit.info().and_then(|info| info.in_commit_timestamp).map_or(commit.timestamp, |millis| millis * 1000);
+    }
+    commit
+}
+
+/// The newest version committed at or before `micros`, or -1; `files` is every commit that is left.
+pub(crate) async fn version_at(snapshot: &Snapshot, files: &[CommitFile], micros: i64) -> Result<i64> {
+    let (mut low, mut high) = (0, files.len());
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        if timestamp_of(snapshot, &files[middle]).await? <= micros {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low.checked_sub(1).map_or(-1, |index| files[index].version))
+}
+
+async fn timestamp_of(snapshot: &Snapshot, file: &CommitFile) -> Result<i64> {
+    let properties = snapshot.properties();
+    if !properties.in_commit_timestamps || file.version < properties.in_commit_timestamp_since {
+        return Ok(file.modified * 1000);
+    }
+    let table = snapshot.table();
+    Ok(with_timestamp(snapshot, read_commit(table.store().as_ref(), table.name(), file).await?).timestamp)
+}
+
+/// The commit file of a version.
+pub(crate) fn commit_path(version: i64) -> Path {
+    Path::from(format!("_delta_log/{version:020}.json"))
+}
+
+/// The version of a commit file; `None` for everything else that lies in the log.
+fn version_of(path: &Path) -> Option<i64> {
+    let digits = path.as_ref().strip_prefix("_delta_log/")?.strip_suffix(".json")?;
+    (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_commits_have_a_version() {
+        for (path, version) in [
+            ("_delta_log/00000000000000000012.json", Some(12)),
+            ("_delta_log/00000000000000000012.checkpoint.parquet", None),
+            ("_delta_log/00000000000000000001.00000000000000000004.compacted.json", None),
+            ("_delta_log/_last_checkpoint", None),
+            ("_delta_log/_commits/00000000000000000012.0f.json", None),
+        ] {
+            assert_eq!(version_of(&Path::from(path)), version, "{path}");
+        }
+        assert_eq!(version_of(&commit_path(7)), Some(7));
+    }
+}

@@ -1,0 +1,27 @@
+//! Delta tables: reading and writing `_delta_log`, scanning data files. Nothing outside this module touches the log.
+//!
+//! ```text
+//!  DeltaTable ── snapshot() ──> Snapshot ── files() ──> DeltaScan ──> DataSourceExec
+//!      │                           └── layout, properties, features
+//!      ├── list_commits / read_commits      (the log as history)
+//!      └── Transaction ── commit() ──> the next version, or the winner's
+//! ```
+
+pub(crate) mod actions;
+pub(crate) mod conflict;
+pub(crate) mod create;
+pub(crate) mod data_file;
+pub(crate) mod deletion_vector;
+pub(crate) mod features;
+pub(crate) mod layout;
+pub(crate) mod log;
+pub(crate) mod properties;
+mod relabel;
+pub(crate) mod scan;
+pub(crate) mod scan_source;
+pub(crate) mod snapshot;
+pub(crate) mod stats;
+mod table;
+pub(crate) mod transaction;
+
+pub use table::DeltaTable;

@@ -1,0 +1,81 @@
+//! The table properties that this crate acts on, parsed once.
+
+use std::collections::HashMap;
+
+use super::actions::{Metadata, Protocol};
+
+/// Switches the change data feed.
+pub(crate) const ENABLE_CHANGE_DATA_FEED: &str = "delta.enableChangeDataFeed";
+/// Switches the writing of deletion vectors.
+pub(crate) const ENABLE_DELETION_VECTORS: &str = "delta.enableDeletionVectors";
+/// A JSON array of the declared primary key's columns; ours, ignored by other engines.
+pub(crate) const PRIMARY_KEY: &str = "alluvial.primaryKey";
+/// Prefix of CHECK constraints, followed by the constraint's name.
+pub(crate) const CONSTRAINT_PREFIX: &str = "delta.constraints.";
+
+const DEFAULT_TARGET_FILE_BYTES: u64 = 128 * 1024 * 1024;
+const DEFAULT_CHECKPOINT_INTERVAL: i64 = 10;
+const DEFAULT_INDEXED_COLUMNS: i32 = 32;
+
+/// What the table's properties say, defaults filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TableProperties {
+    pub change_data_feed: bool,
+    pub deletion_vectors: bool,
+    pub append_only: bool,
+    pub in_commit_timestamps: bool,
+    /// The version from which `inCommitTimestamp` counts; 0 when it has always been on.
+    pub in_commit_timestamp_since: i64,
+    pub checkpoint_interval: i64,
+    pub target_file_bytes: u64,
+    /// How many leading columns have statistics; -1 for all.
+    pub indexed_columns: i32,
+    pub stats_columns: Option<Vec<String>>,
+    pub primary_key: Vec<String>,
+    /// CHECK constraints: name and SQL expression, by name.
+    pub constraints: Vec<(String, String)>,
+}
+
+impl TableProperties {
+    /// Reads the properties; one that a feature must allow counts only where the feature is listed.
+    pub(crate) fn new(metadata: &Metadata, protocol: &Protocol) -> Self {
+        let values = &metadata.configuration;
+        Self {
+            change_data_feed: change_data_feed(values, protocol),
+            deletion_vectors: flag(values, ENABLE_DELETION_VECTORS) && writes(protocol, "deletionVectors"),
+            append_only: flag(values, "delta.appendOnly") && (protocol.min_writer_version < 7 || writes(protocol, "appendOnly")),
+            in_commit_timestamps: flag(values, "delta.enableInCommitTimestamps") && writes(protocol, "inCommitTimestamp"),
+            in_commit_timestamp_since: number(values, "delta.inCommitTimestampEnablementVersion").unwrap_or(0),
+            checkpoint_interval: number(values, "delta.checkpointInterval").filter(|n| *n > 0).unwrap_or(DEFAULT_CHECKPOINT_INTERVAL),
+            target_file_bytes: number(values, "delta.targetFileSize").filter(|n| *n > 0).unwrap_or(DEFAULT_TARGET_FILE_BYTES),
+            indexed_columns: number(values, "delta.dataSkippingNumIndexedCols").unwrap_or(DEFAULT_INDEXED_COLUMNS),
+            stats_columns: values.get("delta.dataSkippingStatsColumns").map(|names| names.split(',').map(|name| name.trim().to_owned()).collect()),
+            primary_key: values.get(PRIMARY_KEY).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
+            constraints: constraints(values),
+        }
+    }
+}
+
+/// Whether the change data feed is on: with table features, only if `changeDataFeed` is one of them.
+pub(crate) fn change_data_feed(values: &HashMap<String, String>, protocol: &Protocol) -> bool {
+    flag(values, ENABLE_CHANGE_DATA_FEED) && (protocol.min_writer_version < 7 || writes(protocol, "changeDataFeed"))
+}
+
+fn flag(values: &HashMap<String, String>, key: &str) -> bool {
+    values.get(key).is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
+}
+
+fn number<T: std::str::FromStr>(values: &HashMap<String, String>, key: &str) -> Option<T> {
+    values.get(key)?.trim().parse().ok()
+}
+
+fn writes(protocol: &Protocol, feature: &str) -> bool {
+    protocol.writer_features.as_ref().is_some_and(|features| features.iter().any(|name| name == feature))
+}
+
+fn constraints(values: &HashMap<String, String>) -> Vec<(String, String)> {
+    let named = values.iter().filter_map(|(key, expression)| Some((key.strip_prefix(CONSTRAINT_PREFIX)?.to_owned(), expression.clone())));
+    let mut found: Vec<_> = named.collect();
+    found.sort();
+    found
+}

@@ -1,0 +1,354 @@
+//! Our scan of a table's Parquet files: DataFusion's own Parquet nodes, given what only Delta knows.
+//!
+//! ```text
+//!  ProjectionExec          physical to logical names, only with column mapping
+//!    DataSourceExec        DeltaSource, which delegates to a FileScanConfig
+//!      ParquetSource       data columns ++ partition columns ++ constants ++ row number
+//! ```
+//!
+//! Deletion vectors become row selections of each file, partition values and other per-file constants become partition
+//! columns, and the log's statistics prune files, at planning by the filters and at run time by dynamic filters.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::catalog::Session;
+use datafusion::common::pruning::PrunableStatistics;
+use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DFSchema, ScalarValue, Statistics};
+use datafusion::config::TableParquetOptions;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::Expr;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column as PhysicalColumn;
+use datafusion::physical_optimizer::pruning::PruningPredicate;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use parquet::arrow::RowNumber;
+use roaring::RoaringTreemap;
+
+use super::actions::{Add, decode_path};
+use super::deletion_vector::{self, row_selection};
+use super::layout::TableLayout;
+use super::relabel::relabel;
+use super::scan_source::{DeltaSource, RuntimePruning};
+use super::snapshot::Snapshot;
+use super::stats::{file_statistics, num_records, partition_value};
+use super::table::DeltaTable;
+use crate::error::Result;
+
+/// Which rows of a file are read.
+#[derive(Debug, Clone)]
+pub(crate) enum RowMask {
+    All,
+    /// All but the rows of a deletion vector.
+    Except(RoaringTreemap),
+    /// Only these.
+    Only(RoaringTreemap),
+}
+
+/// One file of a scan.
+#[derive(Debug, Clone)]
+pub(crate) struct ScanFile {
+    pub add: Add,
+    pub rows: RowMask,
+    /// The value of each of the scan's constant columns in this file.
+    pub constants: Vec<ScalarValue>,
+}
+
+/// A scan of some files of a table.
+///
+/// Its schema is the table's logical columns, then `file_columns` (columns that only the files have), then `constants`, then
+/// the row number if asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct DeltaScan {
+    pub table: DeltaTable,
+    pub layout: Arc<TableLayout>,
+    pub files: Vec<ScanFile>,
+    pub file_columns: Vec<FieldRef>,
+    pub constants: Vec<FieldRef>,
+    /// Name of the Int64 column with the row's position in its file, if wanted.
+    pub row_number: Option<String>,
+    /// Whether filters are evaluated inside the Parquet reader; the session's setting where absent.
+    pub pushdown_filters: Option<bool>,
+    /// Prunes files once the other side of a join is known.
+    pub runtime_pruning: Option<Arc<dyn RuntimePruning>>,
+}
+
+impl DeltaScan {
+    /// A scan of the rows that are live in `snapshot`.
+    pub(crate) async fn of_snapshot(snapshot: &Snapshot) -> Result<Self> {
+        let adds = snapshot.files().await?;
+        let files = live_files(snapshot.table(), &adds).await?;
+        Ok(Self::new(snapshot.table(), snapshot.layout(), files))
+    }
+
+    /// A scan of `files` with the columns of `layout`.
+    pub(crate) fn new(table: &DeltaTable, layout: &Arc<TableLayout>, files: Vec<ScanFile>) -> Self {
+        Self {
+            table: table.clone(),
+            layout: Arc::clone(layout),
+            files,
+            file_columns: vec![],
+            constants: vec![],
+            row_number: None,
+            pushdown_filters: None,
+            runtime_pruning: None,
+        }
+    }
+
+    /// The schema of the scan, before any projection.
+    pub(crate) fn schema(&self) -> SchemaRef {
+        let row_number = self.row_number.iter().map(|name| Arc::new(Field::new(name, DataType::Int64, true)));
+        let fields = self.layout.schema().fields().iter().cloned();
+        let fields = fields.chain(self.file_columns.iter().cloned()).chain(self.constants.iter().cloned()).chain(row_number);
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    /// Plans the scan. `projection` indexes [`Self::schema`]; `filters`, over the same columns, prune and need not be exact.
+    pub(crate) async fn plan(
+        mut self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let columns = Columns::new(&self);
+        let predicate = columns.predicate(state, filters)?;
+        let total = self.files.len();
+        let mut statistics = self.file_statistics()?;
+        if let Some(predicate) = &predicate {
+            self.prune(&mut statistics, &columns, predicate);
+        }
+        let output: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..self.schema().fields().len()).collect());
+        if self.files.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(Arc::new(self.schema().project(&output)?))));
+        }
+        let config = self.file_scan_config(state, &columns, &statistics, predicate, &output, limit).await?;
+        state.runtime_env().register_object_store(self.table.store_url().as_ref(), self.table.store());
+        let source = DeltaSource::new(config, self.table.name(), total, self.runtime_pruning.clone());
+        self.rename(DataSourceExec::from_data_source(source), &output)
+    }
+
+    fn file_statistics(&self) -> Result<Vec<Arc<Statistics>>> {
+        let unknown = self.file_columns.len();
+        let of_file = |file: &ScanFile| {
+            let mut statistics = file_statistics(self.table.name(), &file.add, &self.layout)?;
+            let data_columns = self.layout.data_columns().count();
+            for _ in 0..unknown {
+                statistics.column_statistics.insert(data_columns, datafusion::common::ColumnStatistics::new_unknown());
+            }
+            for value in &file.constants {
+                statistics.column_statistics.push(constant_statistics(value));
+            }
+            Ok(Arc::new(statistics))
+        };
+        self.files.iter().map(of_file).collect()
+    }
+
+    /// Drops the files that the predicate rules out by their statistics.
+    fn prune(&mut self, statistics: &mut Vec<Arc<Statistics>>, columns: &Columns, predicate: &Arc<dyn PhysicalExpr>) {
+        let schema = Arc::clone(columns.table_schema.schema_without_virtual_columns());
+        let Ok(pruning) = PruningPredicate::try_new(Arc::clone(predicate), Arc::clone(&schema)) else { return };
+        let Ok(keep) = pruning.prune(&PrunableStatistics::new(statistics.clone(), schema)) else { return };
+        let mut kept = keep.iter();
+        self.files.retain(|_| *kept.next().unwrap_or(&true));
+        let mut kept = keep.iter();
+        statistics.retain(|_| *kept.next().unwrap_or(&true));
+    }
+
+    async fn file_scan_config(
+        &self,
+        state: &dyn Session,
+        columns: &Columns,
+        statistics: &[Arc<Statistics>],
+        predicate: Option<Arc<dyn PhysicalExpr>>,
+        output: &[usize],
+        limit: Option<usize>,
+    ) -> Result<datafusion::datasource::physical_plan::FileScanConfig> {
+        let mut options = TableParquetOptions { global: state.config_options().execution.parquet.clone(), ..Default::default() };
+        // Spark's INT96 timestamps reach further than 64-bit nanoseconds
+        options.global.coerce_int96 = Some("us".into());
+        options.global.pushdown_filters = self.pushdown_filters.unwrap_or(options.global.pushdown_filters);
+        let mut source = ParquetSource::new(columns.table_schema.clone()).with_table_parquet_options(options);
+        if let Some(predicate) = predicate {
+            source = source.with_predicate(predicate);
+        }
+        let files = self.partitioned_files(statistics).await?;
+        let table_statistics = self.table_statistics(columns, &files);
+        let inner: Vec<usize> = output.iter().map(|index| columns.inner[*index]).collect();
+        let builder = FileScanConfigBuilder::new(self.table.store_url().clone(), Arc::new(source))
+            .with_file_groups(FileGroup::new(files).split_files(state.config().target_partitions()))
+            .with_statistics(table_statistics)
+            .with_limit(limit)
+            .with_projection_indices(Some(inner))?;
+        Ok(builder.build())
+    }
+
+    async fn partitioned_files(&self, statistics: &[Arc<Statistics>]) -> Result<Vec<PartitionedFile>> {
+        let mut files = Vec::with_capacity(self.files.len());
+        for (file, statistics) in self.files.iter().zip(statistics) {
+            let path = decode_path(self.table.name(), &file.add.path)?;
+            let partitions = self.layout.partition_columns().iter().map(|index| partition_value(self.table.name(), &self.layout, *index, &file.add));
+            let mut values = partitions.collect::<Result<Vec<_>>>()?;
+            values.extend(file.constants.iter().cloned());
+            let size = u64::try_from(file.add.size).unwrap_or(0);
+            let mut partitioned = PartitionedFile::new(String::new(), size).with_partition_values(values);
+            partitioned.object_meta.location = path;
+            partitioned.statistics = Some(Arc::clone(statistics));
+            if let Some((bitmap, marked)) = file.rows.bitmap() {
+                let rows = match num_records(&file.add) {
+                    Some(rows) => rows,
+                    None => super::data_file::count_rows(&self.table, &file.add).await?,
+                };
+                partitioned = partitioned.with_extension(ParquetRowSelection::new(row_selection(bitmap, rows, marked)));
+            }
+            files.push(partitioned);
+        }
+        Ok(files)
+    }
+
+    /// Row count and bytes of the whole scan; the count is exact where the log gives it for every file.
+    fn table_statistics(&self, columns: &Columns, files: &[PartitionedFile]) -> Statistics {
+        let schema = columns.table_schema.table_schema();
+        let mut statistics = Statistics::new_unknown(schema);
+        let rows: Option<u64> = self.files.iter().map(ScanFile::row_count).sum();
+        if let Some(rows) = rows.and_then(|rows| usize::try_from(rows).ok()) {
+            statistics.num_rows = Precision::Exact(rows);
+        }
+        let bytes: u64 = files.iter().map(|file| file.object_meta.size).sum();
+        statistics.total_byte_size = Precision::Inexact(usize::try_from(bytes).unwrap_or(usize::MAX));
+        statistics
+    }
+
+    /// Gives mapped columns their logical names back.
+    fn rename(&self, plan: Arc<dyn ExecutionPlan>, output: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
+        if !self.layout.is_mapped() {
+            return Ok(plan);
+        }
+        let schema = self.schema();
+        let expressions = output.iter().enumerate().map(|(position, index)| {
+            let physical = plan.schema().field(position).clone();
+            let column: Arc<dyn PhysicalExpr> = Arc::new(PhysicalColumn::new(physical.name(), position));
+            let logical = schema.field(*index);
+            (relabel(column, physical.data_type(), logical.data_type()), logical.name().clone())
+        });
+        let expressions: Vec<_> = expressions.collect();
+        Ok(Arc::new(ProjectionExec::try_new(expressions, plan)?))
+    }
+}
+
+impl RowMask {
+    /// The rows of a file that are live in the table.
+    pub(crate) fn live(vector: Option<RoaringTreemap>) -> Self {
+        vector.map_or(Self::All, Self::Except)
+    }
+
+    /// The bitmap, and whether the rows in it are the ones read.
+    fn bitmap(&self) -> Option<(&RoaringTreemap, bool)> {
+        match self {
+            Self::All => None,
+            Self::Except(bitmap) => Some((bitmap, false)),
+            Self::Only(bitmap) => Some((bitmap, true)),
+        }
+    }
+}
+
+impl ScanFile {
+    fn row_count(&self) -> Option<u64> {
+        match &self.rows {
+            RowMask::All => num_records(&self.add),
+            RowMask::Except(bitmap) => num_records(&self.add)?.checked_sub(bitmap.len()),
+            RowMask::Only(bitmap) => Some(bitmap.len()),
+        }
+    }
+}
+
+/// The active files of a snapshot with their deletion vectors read, many at a time.
+pub(crate) async fn live_files(table: &DeltaTable, adds: &[Add]) -> Result<Vec<ScanFile>> {
+    let descriptors = adds.iter().map(|add| add.deletion_vector.clone()).collect();
+    let vectors = deletion_vector::read_all(&table.store(), table.name(), descriptors).await?;
+    let files = adds.iter().zip(vectors);
+    Ok(files.map(|(add, vector)| ScanFile { add: add.clone(), rows: RowMask::live(vector), constants: vec![] }).collect())
+}
+
+/// Where each column of the scan lies in the Parquet source's schema.
+struct Columns {
+    table_schema: TableSchema,
+    /// For each column of the scan, its index in `table_schema`.
+    inner: Vec<usize>,
+    logical: SchemaRef,
+}
+
+impl Columns {
+    fn new(scan: &DeltaScan) -> Self {
+        let layout = &scan.layout;
+        let data: Vec<usize> = layout.data_columns().collect();
+        let file_fields = data.iter().map(|index| read_field(&layout.physical()[*index])).chain(scan.file_columns.iter().cloned());
+        let file_schema = Arc::new(Schema::new(file_fields.collect::<Vec<_>>()));
+        let partitions = layout.partition_columns().iter().map(|index| read_field(&layout.physical()[*index]));
+        let partitions: Vec<FieldRef> = partitions.chain(scan.constants.iter().cloned()).collect();
+        let mut builder = TableSchema::builder(file_schema).with_table_partition_cols(partitions);
+        if let Some(name) = &scan.row_number {
+            builder = builder.with_virtual_columns(vec![Arc::new(Field::new(name, DataType::Int64, true).with_extension_type(RowNumber))]);
+        }
+        let before_partitions = data.len() + scan.file_columns.len();
+        let position = |index: usize| match data.iter().position(|column| *column == index) {
+            Some(position) => position,
+            None => before_partitions + layout.partition_columns().iter().position(|column| *column == index).unwrap_or_default(),
+        };
+        let mut inner: Vec<usize> = (0..layout.schema().fields().len()).map(position).collect();
+        inner.extend(data.len()..before_partitions);
+        let constants = before_partitions + layout.partition_columns().len();
+        inner.extend(constants..constants + scan.constants.len() + usize::from(scan.row_number.is_some()));
+        Self { table_schema: builder.build(), inner, logical: scan.schema() }
+    }
+
+    /// The filters as one predicate over the Parquet source's schema; those on nested mapped columns are left to the plan above.
+    fn predicate(&self, state: &dyn Session, filters: &[Expr]) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+        let schema = self.table_schema.schema_without_virtual_columns();
+        let rewritten = filters.iter().filter_map(|filter| self.rewrite(filter));
+        let Some(filter) = conjunction(rewritten) else { return Ok(None) };
+        let df_schema = DFSchema::try_from(Arc::clone(schema))?;
+        Ok(state.create_physical_expr(filter, &df_schema).ok())
+    }
+
+    /// The filter with the names that the source has for its columns.
+    fn rewrite(&self, filter: &Expr) -> Option<Expr> {
+        let schema = self.table_schema.schema_without_virtual_columns();
+        let renamed = filter.clone().transform(|node| match node {
+            Expr::Column(column) => {
+                let logical = self.logical.index_of(&column.name)?;
+                let inner = self.inner[logical];
+                if inner >= schema.fields().len() || schema.field(inner).data_type() != self.logical.field(logical).data_type() {
+                    return datafusion::common::plan_err!("not a filter for the source");
+                }
+                Ok(Transformed::yes(Expr::Column(Column::new_unqualified(schema.field(inner).name()))))
+            }
+            other => Ok(Transformed::no(other)),
+        });
+        renamed.ok().map(|renamed| renamed.data)
+    }
+}
+
+/// The field as it is read: always nullable, since files and log may disagree, and without field ids.
+fn read_field(field: &FieldRef) -> FieldRef {
+    Arc::new(Field::new(field.name(), field.data_type().clone(), true))
+}
+
+fn constant_statistics(value: &ScalarValue) -> datafusion::common::ColumnStatistics {
+    let mut statistics = datafusion::common::ColumnStatistics::new_unknown();
+    if !value.is_null() {
+        statistics.null_count = Precision::Exact(0);
+        statistics.min_value = Precision::Exact(value.clone());
+        statistics.max_value = Precision::Exact(value.clone());
+    }
+    statistics
+}

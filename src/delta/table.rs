@@ -1,0 +1,161 @@
+//! A Delta table: where it is and how to get at its versions.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Once};
+
+use datafusion::datasource::object_store::ObjectStoreUrl;
+use deltalake::DeltaTableBuilder;
+use deltalake::logstore::LogStoreRef;
+use object_store::ObjectStore;
+use tokio::sync::Mutex;
+use url::Url;
+
+use super::snapshot::Snapshot;
+use crate::error::{Error, Result};
+
+/// A handle on a Delta table; cheap to clone, and sharing what it has read of the log.
+#[derive(Clone)]
+pub struct DeltaTable {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: String,
+    location: Url,
+    log_store: LogStoreRef,
+    store_url: ObjectStoreUrl,
+    latest: Mutex<Option<Arc<Snapshot>>>,
+}
+
+impl std::fmt::Debug for DeltaTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DeltaTable({})", self.inner.name)
+    }
+}
+
+impl DeltaTable {
+    /// A handle on the table at `location`, a local path or a URL (`file`, `s3`, `abfss`, `az`, `gs`); nothing is read yet.
+    ///
+    /// `name` is what messages call it; `options` are object_store's, credentials included, on top of the environment.
+    ///
+    /// # Errors
+    /// If the location is no path and no URL that a store is known for.
+    pub fn new(name: impl Into<String>, location: &str, options: HashMap<String, String>) -> Result<Self> {
+        register_stores();
+        let location = parse_location(location)?;
+        let log_store = DeltaTableBuilder::from_url(location.clone())?.with_storage_options(options).build_storage()?;
+        Ok(Self { inner: Arc::new(Inner { name: name.into(), store_url: store_url(&location)?, location, log_store, latest: Mutex::new(None) }) })
+    }
+
+    /// What messages call the table.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The table's root.
+    pub fn location(&self) -> &Url {
+        &self.inner.location
+    }
+
+    /// The newest version, its log read only as far as it is not known yet.
+    ///
+    /// # Errors
+    /// [`Error::TableNotFound`] when there is no log at the location.
+    pub(crate) async fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        let mut latest = self.inner.latest.lock().await;
+        let snapshot = match latest.take() {
+            Some(known) => known.refresh().await,
+            None => Snapshot::load(self, None).await,
+        }?;
+        *latest = Some(Arc::clone(&snapshot));
+        Ok(snapshot)
+    }
+
+    /// The table as it was at `version`.
+    ///
+    /// # Errors
+    /// [`Error::VersionNotFound`] for a version that is not there yet, [`Error::Invalid`] for one whose log is gone.
+    pub(crate) async fn snapshot_at(&self, version: i64) -> Result<Arc<Snapshot>> {
+        let latest = self.snapshot().await?;
+        if version == latest.version() {
+            return Ok(latest);
+        }
+        if version > latest.version() {
+            return Err(Error::VersionNotFound {
+                table: self.name().into(),
+                what: "version",
+                requested: version.to_string(),
+                current: latest.version(),
+                hint: "ask for an earlier version",
+            });
+        }
+        let wanted = u64::try_from(version).map_err(|_| Error::invalid(format!("{version} is not a version of {}: versions start at 0", self.name())))?;
+        Snapshot::load(self, Some(wanted)).await.map_err(|error| {
+            Error::invalid(format!("version {version} of {} can no longer be read ({error}); DESCRIBE HISTORY shows the versions there are", self.name()))
+        })
+    }
+
+    /// Whether there is a transaction log at the location.
+    pub(crate) async fn exists(&self) -> Result<bool> {
+        Ok(self.inner.log_store.is_delta_table_location().await?)
+    }
+
+    /// deltalake's access to the log.
+    pub(crate) fn log_store(&self) -> &LogStoreRef {
+        &self.inner.log_store
+    }
+
+    /// The object store, rooted at the table.
+    pub(crate) fn store(&self) -> Arc<dyn ObjectStore> {
+        self.inner.log_store.object_store(None)
+    }
+
+    /// The URL under which DataFusion's runtime knows [`Self::store`].
+    pub(crate) fn store_url(&self) -> &ObjectStoreUrl {
+        &self.inner.store_url
+    }
+}
+
+/// Teaches deltalake the stores of every cloud, once.
+fn register_stores() {
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(|| {
+        deltalake::aws::register_handlers(None);
+        deltalake::azure::register_handlers(None);
+        deltalake::gcp::register_handlers(None);
+    });
+}
+
+fn parse_location(location: &str) -> Result<Url> {
+    let bad = |reason: String| Error::invalid(format!("{location:?} is no table location ({reason}); give a folder or a URL such as s3://bucket/path"));
+    let mut url = if location.contains("://") {
+        Url::parse(location).map_err(|error| bad(error.to_string()))?
+    } else {
+        let path = std::path::absolute(location).map_err(|error| bad(error.to_string()))?;
+        Url::from_directory_path(&path).map_err(|()| bad("not an absolute path".into()))?
+    };
+    if !url.path().ends_with('/') {
+        let path = format!("{}/", url.path());
+        url.set_path(&path);
+    }
+    Ok(url)
+}
+
+/// A URL of its own for each table: DataFusion looks stores up by scheme and host, so the whole location becomes the host.
+fn store_url(location: &Url) -> Result<ObjectStoreUrl> {
+    let host: String = location.as_str().bytes().map(|byte| format!("{byte:02x}")).collect();
+    Ok(ObjectStoreUrl::parse(format!("delta://{host}"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_never_share_a_store_url() {
+        let url = |location| store_url(&parse_location(location).unwrap()).unwrap();
+        assert_ne!(url("/w/a-b"), url("/w/a/b"));
+        assert_eq!(url("/w/a"), url("/w/a/"));
+        assert!(parse_location("s3://").is_ok() || parse_location("://").is_err());
+    }
+}

@@ -1,0 +1,198 @@
+//! One error type, its variants named for what the caller does next.
+//!
+//! Messages state the value, what was expected and the fix. Conversions from and to other crates' errors live here only.
+
+use datafusion::error::DataFusionError;
+
+/// The result of a fallible operation of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A version was asked for that the source does not have (yet).
+    #[error("VERSION_NOT_FOUND: {what} {requested} is after the current version {current} of {table}; {hint}")]
+    VersionNotFound {
+        /// The table as the user named it.
+        table: String,
+        /// Which bound was asked for, `since_version` or `until_version`.
+        what: &'static str,
+        /// The value asked for.
+        requested: String,
+        /// The newest version there is.
+        current: i64,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// The bounds of a change read contradict each other or are not versions.
+    #[error("INVALID_RANGE: {0}")]
+    InvalidRange(String),
+    /// Part of the range can no longer be read whole.
+    #[error(
+        "CHANGES_EXPIRED: changes of {table} after version {requested} were asked for, but {reason}; oldest readable: {oldest}, current version: {current}. \
+         Re-initialise the consumer with a full copy, or read from since_version => 'earliest'"
+    )]
+    ChangesExpired {
+        /// The table as the user named it.
+        table: String,
+        /// The exclusive lower bound asked for, or `NULL`.
+        requested: String,
+        /// The oldest `since_version` that can be read whole, if any.
+        oldest: String,
+        /// The newest version there is.
+        current: i64,
+        /// What is missing, naming the first missing version.
+        reason: String,
+    },
+    /// The change data feed was off for a part of the range.
+    #[error(
+        "CHANGES_NOT_ENABLED: the change data feed of {table} is off at version {version}; \
+         switch it on with ALTER TABLE … SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true') and read from the version after that"
+    )]
+    ChangesNotEnabled {
+        /// The table as the user named it.
+        table: String,
+        /// The first version of the range without a feed.
+        version: i64,
+    },
+    /// The schema changed inside the range in a way that the rows cannot be carried over.
+    #[error("INCOMPATIBLE_SCHEMA: the schema of {table} changed at version {version}: {detail}; read up to version {before} and from version {version} separately")]
+    IncompatibleSchema {
+        /// The table as the user named it.
+        table: String,
+        /// The version that changed the schema.
+        version: i64,
+        /// The last version with the schema before it.
+        before: i64,
+        /// The column and the two types.
+        detail: String,
+    },
+    /// The table needs something that this version of the crate does not do.
+    #[error("UNSUPPORTED_FEATURE: {table} {needs}; it was left untouched")]
+    UnsupportedFeature {
+        /// The table as the user named it.
+        table: String,
+        /// The features, by the names the protocol gives them.
+        needs: String,
+    },
+    /// Another writer won, and planning the statement again did not help.
+    #[error("CONCURRENT_WRITE: {operation} at version {version} changed what this statement read or wrote ({detail}); nothing was written, run the statement again")]
+    Conflict {
+        /// The version the winner committed.
+        version: i64,
+        /// The winner's operation, as its commit says.
+        operation: String,
+        /// What both touched.
+        detail: String,
+    },
+    /// More than one source row matched a target row.
+    #[error(
+        "MERGE_CARDINALITY: {rows} row(s) of {table} were matched by more than one source row, so the result would depend on their order; \
+         make the source unique on the ON columns, for example with GROUP BY or row_number()"
+    )]
+    MultipleMatches {
+        /// The target table.
+        table: String,
+        /// How many target rows were matched more than once, at least.
+        rows: u64,
+    },
+    /// A row breaks a constraint of the table.
+    #[error("CONSTRAINT_VIOLATION: {constraint} of {table} is violated by the row {row}; nothing was written")]
+    Constraint {
+        /// The table as the user named it.
+        table: String,
+        /// The constraint, by name and expression.
+        constraint: String,
+        /// The first row that breaks it.
+        row: String,
+    },
+    /// The statement or an argument is not valid.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no such table.
+    #[error("table {table} was not found{hint}")]
+    TableNotFound {
+        /// The table or path as the user named it.
+        table: String,
+        /// Where it was looked for.
+        hint: String,
+    },
+    /// There is a table of that name already.
+    #[error("table {0} exists already; use CREATE OR REPLACE TABLE, CREATE TABLE IF NOT EXISTS, or DROP TABLE first")]
+    TableExists(String),
+    /// The transaction log says something that the protocol does not allow.
+    #[error("the transaction log of {table} is damaged: {detail}")]
+    DamagedLog {
+        /// The table as the user named it.
+        table: String,
+        /// The file and what is wrong with it.
+        detail: String,
+    },
+    /// Reading or writing Delta failed below us.
+    #[error("{0}")]
+    Delta(#[from] deltalake::DeltaTableError),
+    /// The Delta kernel failed.
+    #[error("{0}")]
+    Kernel(#[from] delta_kernel::Error),
+    /// The object store failed.
+    #[error("{0}")]
+    ObjectStore(#[from] object_store::Error),
+    /// The local file system failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// Arrow failed.
+    #[error("{0}")]
+    Arrow(#[from] arrow::error::ArrowError),
+    /// DataFusion failed.
+    #[error("{}", .0.strip_backtrace())]
+    DataFusion(Box<DataFusionError>),
+    /// Not the user's fault: please report it.
+    #[error("internal error (please report it): {0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// An error about the statement or an argument.
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::Invalid(message.into())
+    }
+
+    /// An error that only a fault of this crate can cause.
+    pub(crate) fn internal(message: impl std::fmt::Display) -> Self {
+        Self::Internal(message.to_string())
+    }
+}
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        match error {
+            DataFusionError::External(inner) => match inner.downcast::<Self>() {
+                Ok(ours) => *ours,
+                Err(other) => Self::DataFusion(Box::new(DataFusionError::External(other))),
+            },
+            other => Self::DataFusion(Box::new(other)),
+        }
+    }
+}
+
+impl From<Error> for DataFusionError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::DataFusion(inner) => *inner,
+            other => Self::External(Box::new(other)),
+        }
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Internal(format!("JSON: {error}"))
+    }
+}
+
+impl From<object_store::path::Error> for Error {
+    fn from(error: object_store::path::Error) -> Self {
+        Self::ObjectStore(error.into())
+    }
+}
