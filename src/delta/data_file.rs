@@ -11,9 +11,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use delta_kernel::table_properties::DataSkippingNumIndexedCols;
 use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
-use object_store::ObjectStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 use object_store::prefix::PrefixStore;
-use parquet::arrow::async_reader::{AsyncFileReader, ParquetObjectReader};
+use parquet::file::metadata::ParquetMetaDataReader;
 
 use super::actions::{Add, AddCdcFile, decode_path, encode_path};
 use super::layout::TableLayout;
@@ -93,10 +93,16 @@ impl ChangeFileWriter {
 
 /// How many rows a file holds, by its footer: for files whose statistics do not say.
 pub(crate) async fn count_rows(table: &DeltaTable, add: &Add) -> Result<u64> {
+    const TRAILER: u64 = 8;
+    let damaged = |detail: String| Error::DamagedLog { table: table.name().into(), detail: format!("{}: {detail}", add.path) };
     let path = decode_path(table.name(), &add.path)?;
-    let size = u64::try_from(add.size).unwrap_or(0);
-    let mut reader = ParquetObjectReader::new(table.store(), path).with_file_size(size);
-    let metadata = reader.get_metadata(None).await.map_err(|error| Error::DamagedLog { table: table.name().into(), detail: format!("{}: {error}", add.path) })?;
+    let size = u64::try_from(add.size).ok().filter(|size| *size > TRAILER).ok_or_else(|| damaged(format!("its size is {}", add.size)))?;
+    let store = table.store();
+    let trailer = store.get_range(&path, size - TRAILER..size).await?;
+    let length = trailer.first_chunk::<4>().map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)));
+    let start = (size - TRAILER).checked_sub(length).ok_or_else(|| damaged("its footer is longer than the file".into()))?;
+    let footer = store.get_range(&path, start..size - TRAILER).await?;
+    let metadata = ParquetMetaDataReader::decode_metadata(&footer).map_err(|error| damaged(error.to_string()))?;
     u64::try_from(metadata.file_metadata().num_rows()).map_err(Error::internal)
 }
 

@@ -1,0 +1,32 @@
+//! The `alluvial` command: a SQL shell over a folder of Delta tables.
+
+use std::process::ExitCode;
+
+use alluvial::error::Result;
+use alluvial::shell::{self, Options};
+use alluvial::sql::SessionBuilder;
+use clap::Parser;
+use tokio::runtime::Builder;
+
+fn main() -> ExitCode {
+    match start(Options::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: Options) -> Result<ExitCode> {
+    let runtime = Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(options))
+}
+
+async fn run(options: Options) -> Result<ExitCode> {
+    let ctx = SessionBuilder::new()
+        .with_warehouse(options.warehouse.clone())
+        .with_memory_limit(options.memory_limit)
+        .build()?;
+    Ok(Box::pin(shell::run(options, ctx)).await)
+}

@@ -1,0 +1,326 @@
+//! The single-partition end of every write: joins what the writers report, and commits.
+//!
+//! A lost race that matters is answered by planning the statement again on the new version, a bounded number of times. Files
+//! that no commit names are removed. Its output is one row with the number of affected rows.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Formatter};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::{ArrayRef, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use chrono::Utc;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, InputDistributionRequirements, PlanProperties};
+use futures::{StreamExt, stream};
+use object_store::path::Path;
+
+use super::rewrite::replace_files;
+use super::write_exec::{Marks, RowCounts, RowWriteExec, WriteSpec, Written, decode};
+use crate::delta::actions::{Action, Add, decode_path};
+use crate::delta::scan::ScanFile;
+use crate::delta::snapshot::Snapshot;
+use crate::delta::transaction::{CommitOutcome, Operation, ReadSet, Transaction, checkpoint_if_due, remove_orphans};
+use crate::error::{Error, Result};
+
+/// How often a statement is planned again after another writer got in its way.
+const MAX_REPLANS: u32 = 10;
+
+/// Which files a commit removes whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// None but those whose rows are all marked.
+    Marked,
+    /// Every file of the base version.
+    All,
+}
+
+/// All that a commit needs beside the rows.
+#[derive(Debug, Clone)]
+pub(crate) struct CommitPlan {
+    /// The version that was read; absent when the table is created.
+    pub base: Option<Arc<Snapshot>>,
+    pub write: WriteSpec,
+    /// The files of the target's scan, by ordinal.
+    pub scanned: Arc<Vec<ScanFile>>,
+    pub removal: Removal,
+    /// Actions that come first: protocol, metadata.
+    pub prelude: Vec<Action>,
+    pub operation: Operation,
+    pub reads: ReadSet,
+    pub session: Arc<SessionState>,
+}
+
+/// Plans a statement on the newest version.
+#[async_trait]
+pub(crate) trait Replan: fmt::Debug + Send + Sync {
+    /// The rows, and how to commit them.
+    async fn replan(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)>;
+}
+
+/// Commits what its input writes.
+#[derive(Debug)]
+pub(crate) struct CommitExec {
+    input: Arc<dyn ExecutionPlan>,
+    plan: Arc<CommitPlan>,
+    statement: Option<Arc<dyn Replan>>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl CommitExec {
+    /// Writes and commits `rows`, whose columns are those of `plan.write.format`.
+    pub(crate) fn new(rows: Arc<dyn ExecutionPlan>, plan: CommitPlan, statement: Option<Arc<dyn Replan>>) -> Self {
+        let writers = writers(rows, &plan.write);
+        Self::over(writers, Arc::new(plan), statement)
+    }
+
+    fn over(input: Arc<dyn ExecutionPlan>, plan: Arc<CommitPlan>, statement: Option<Arc<dyn Replan>>) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(count_schema()),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Final,
+            Boundedness::Bounded,
+        );
+        Self { input, plan, statement, properties: Arc::new(properties), metrics: ExecutionPlanMetricsSet::new() }
+    }
+}
+
+fn writers(rows: Arc<dyn ExecutionPlan>, spec: &WriteSpec) -> Arc<dyn ExecutionPlan> {
+    Arc::new(CoalescePartitionsExec::new(Arc::new(RowWriteExec::new(rows, spec.clone()))))
+}
+
+impl DisplayAs for CommitExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter<'_>) -> fmt::Result {
+        let strategy = if self.plan.write.target.properties.deletion_vectors { "deletion vectors" } else { "copy-on-write" };
+        let table = self.plan.write.target.table.name();
+        let operation = &self.plan.operation.name;
+        match &self.plan.base {
+            Some(base) => write!(f, "CommitExec: table={table}, operation={operation}, version={}, {strategy}", base.version() + 1),
+            None => write!(f, "CommitExec: table={table}, operation={operation}, version=0"),
+        }
+    }
+}
+
+impl ExecutionPlan for CommitExec {
+    fn name(&self) -> &'static str {
+        "CommitExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
+        InputDistributionRequirements::new(vec![Distribution::SinglePartition])
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(&self, _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>) -> DataFusionResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self::over(children.remove(0), Arc::clone(&self.plan), self.statement.clone())))
+    }
+
+    fn execute(&self, _: usize, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
+        let run = Run {
+            input: Arc::clone(&self.input),
+            plan: Arc::clone(&self.plan),
+            statement: self.statement.clone(),
+            context,
+            affected: MetricBuilder::new(&self.metrics).global_counter("affected_rows"),
+        };
+        let table = self.plan.write.target.table.clone();
+        let (sender, receiver) = futures::channel::oneshot::channel();
+        let commit = async move {
+            let (counts, version) = run.commit().await?;
+            let _ = sender.send(version);
+            let count: ArrayRef = Arc::new(UInt64Array::from(vec![counts.total()]));
+            Ok(RecordBatch::try_new(count_schema(), vec![count])?)
+        };
+        // the statement has returned its row by then
+        let checkpoint = async move {
+            if let Ok(Some(version)) = receiver.await {
+                checkpoint_if_due(&table, version).await;
+            }
+            None
+        };
+        let stream = stream::once(commit).chain(stream::once(checkpoint).filter_map(std::future::ready));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(count_schema(), stream)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+/// The schema of every write's result: how many rows were affected.
+fn count_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("count", DataType::UInt64, false)]))
+}
+
+/// One execution.
+struct Run {
+    input: Arc<dyn ExecutionPlan>,
+    plan: Arc<CommitPlan>,
+    statement: Option<Arc<dyn Replan>>,
+    context: Arc<TaskContext>,
+    affected: datafusion::physical_plan::metrics::Count,
+}
+
+impl Run {
+    /// Writes and commits until the commit gets through; the version is absent when there was nothing to commit.
+    async fn commit(mut self) -> Result<(RowCounts, Option<i64>)> {
+        for replans in 0.. {
+            let mut files = Files::default();
+            match self.attempt(&mut files).await {
+                Ok((counts, CommitOutcome::Committed(version))) => {
+                    self.affected.add(usize::try_from(counts.total()).unwrap_or(usize::MAX));
+                    return Ok((counts, (version >= 0).then_some(version)));
+                }
+                Ok((_, CommitOutcome::Conflict(conflict))) => {
+                    self.abandon(files).await;
+                    let Some(statement) = self.statement.as_ref().filter(|_| replans < MAX_REPLANS) else { return Err(conflict) };
+                    let (rows, plan) = statement.replan().await?;
+                    self.input = writers(rows, &plan.write);
+                    self.plan = Arc::new(plan);
+                }
+                Err(error) => {
+                    self.abandon(files).await;
+                    return Err(error);
+                }
+            }
+        }
+        Err(Error::internal("the commit loop ended"))
+    }
+
+    async fn attempt(&self, files: &mut Files) -> Result<(RowCounts, CommitOutcome)> {
+        let started = Instant::now();
+        let report = self.write_rows(files).await?;
+        let mut actions = self.plan.prelude.clone();
+        let mut changed = replace_files(&self.plan, report.marks, files).await?;
+        actions.append(&mut changed.actions);
+        if let (Removal::All, Some(base)) = (self.plan.removal, &self.plan.base) {
+            let now = Utc::now().timestamp_millis();
+            actions.extend(base.files().await?.iter().map(|add| Action::Remove(add.to_remove(now, true))));
+        }
+        actions.extend(report.adds.iter().cloned().map(Action::Add));
+        actions.extend(report.cdc);
+        if actions.is_empty() {
+            return Ok((report.counts, CommitOutcome::Committed(-1)));
+        }
+        let mut operation = self.plan.operation.clone();
+        operation.metrics = super::rewrite::operation_metrics(&operation.name, &report.counts, &actions, changed.rows_copied);
+        operation.metric("executionTimeMs", started.elapsed().as_millis());
+        let table = self.plan.write.target.table.clone();
+        let transaction = Transaction { table, base: self.plan.base.clone(), operation, actions, reads: self.plan.reads };
+        Ok((report.counts, transaction.commit().await?))
+    }
+
+    async fn write_rows(&self, files: &mut Files) -> Result<Report> {
+        let mut report = Report::default();
+        let mut stream = self.input.execute(0, Arc::clone(&self.context))?;
+        let mut failure = None;
+        // the other writers are drained even when one has failed, to know the files to remove
+        while let Some(batch) = stream.next().await {
+            match batch {
+                Ok(batch) => report.add(&self.plan, decode(&batch)?, files)?,
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.map_or(Ok(report), |error| Err(error.into()))
+    }
+
+    async fn abandon(&self, files: Files) {
+        remove_orphans(&self.plan.write.target.table, files.written).await;
+    }
+}
+
+/// The files that this attempt has written, for the case that nobody will name them.
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    written: Vec<Path>,
+}
+
+impl Files {
+    /// Remembers a file.
+    pub(crate) fn push(&mut self, path: Path) {
+        self.written.push(path);
+    }
+
+    /// Remembers a new data file.
+    pub(crate) fn push_add(&mut self, add: &Add) {
+        self.written.extend(decode_path("", &add.path));
+    }
+}
+
+/// What all writers report together.
+#[derive(Debug, Default)]
+struct Report {
+    adds: Vec<Add>,
+    cdc: Vec<Action>,
+    marks: BTreeMap<u32, Marks>,
+    counts: RowCounts,
+}
+
+impl Report {
+    fn add(&mut self, plan: &CommitPlan, written: Vec<Written>, files: &mut Files) -> Result<()> {
+        for report in written {
+            match report {
+                Written::Add(add) => {
+                    files.push_add(&add);
+                    self.adds.push(add);
+                }
+                Written::Cdc(cdc) => {
+                    files.written.extend(decode_path("", &cdc.path));
+                    self.cdc.push(Action::Cdc(cdc));
+                }
+                Written::Marks(file, marks) => self.mark(plan, file, marks)?,
+                Written::Counts(counts) => {
+                    self.counts.inserted += counts.inserted;
+                    self.counts.updated += counts.updated;
+                    self.counts.deleted += counts.deleted;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A row that two writers have marked was matched twice.
+    fn mark(&mut self, plan: &CommitPlan, file: u32, marks: Marks) -> Result<()> {
+        let all = self.marks.entry(file).or_default();
+        let before = all.gone.len() + all.kept.len();
+        let more = marks.gone.len() + marks.kept.len();
+        all.gone |= marks.gone;
+        all.kept |= marks.kept;
+        let repeated = before + more - (&all.gone | &all.kept).len();
+        if repeated == 0 {
+            return Ok(());
+        }
+        if plan.write.unique_matches {
+            return Err(Error::MultipleMatches { table: plan.write.target.table.name().into(), rows: repeated });
+        }
+        // the same deletion reported twice is one deletion
+        self.counts.deleted = self.counts.deleted.saturating_sub(repeated);
+        Ok(())
+    }
+}

@@ -1,0 +1,106 @@
+//! INSERT, INSERT OVERWRITE and TRUNCATE: the executor without a join.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::execution::SessionState;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+
+use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
+use super::constraint::Constraints;
+use super::row_format::RowFormat;
+use super::write_exec::WriteSpec;
+use crate::delta::DeltaTable;
+use crate::delta::data_file::WriteTarget;
+use crate::delta::features::check_writable;
+use crate::delta::snapshot::Snapshot;
+use crate::delta::transaction::{Operation, ReadSet};
+use crate::error::{Error, Result};
+
+/// What happens to the rows that are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InsertMode {
+    /// They stay.
+    Append,
+    /// They are replaced.
+    Overwrite,
+    /// They are removed, and nothing is inserted.
+    Truncate,
+}
+
+/// Plans the insertion of `input`, whose columns are the table's.
+pub(crate) async fn plan_insert(table: &DeltaTable, state: &SessionState, input: Arc<dyn ExecutionPlan>, mode: InsertMode) -> Result<Arc<dyn ExecutionPlan>> {
+    let statement = InsertStatement { table: table.clone(), session: Arc::new(state.clone()), input, mode };
+    let plan = statement.commit_plan().await?;
+    let rows = Arc::clone(&statement.input);
+    Ok(Arc::new(CommitExec::new(rows, plan, Some(Arc::new(statement)))))
+}
+
+/// Plans the removal of every row.
+pub(crate) async fn plan_truncate(table: &DeltaTable, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = Arc::clone(table.snapshot().await?.layout().schema());
+    plan_insert(table, state, Arc::new(EmptyExec::new(schema)), InsertMode::Truncate).await
+}
+
+/// Refuses what may not be written, and says how the rest is.
+pub(crate) fn write_target(snapshot: &Snapshot, removes_rows: bool) -> Result<WriteTarget> {
+    let name = snapshot.table().name();
+    check_writable(name, snapshot.metadata(), snapshot.protocol(), snapshot.layout())?;
+    if removes_rows && snapshot.properties().append_only {
+        return Err(Error::UnsupportedFeature { table: name.into(), needs: "is append-only (delta.appendOnly = true): its rows may not be updated or deleted".into() });
+    }
+    Ok(WriteTarget::from(snapshot))
+}
+
+#[derive(Debug)]
+struct InsertStatement {
+    table: DeltaTable,
+    session: Arc<SessionState>,
+    input: Arc<dyn ExecutionPlan>,
+    mode: InsertMode,
+}
+
+impl InsertStatement {
+    async fn commit_plan(&self) -> Result<CommitPlan> {
+        let snapshot = self.table.snapshot().await?;
+        let append = self.mode == InsertMode::Append;
+        let target = write_target(&snapshot, !append)?;
+        self.check_schema(&snapshot)?;
+        let constraints = Constraints::try_new(&target, &self.session)?;
+        let operation = match self.mode {
+            InsertMode::Append => Operation::new("WRITE").with_parameter("mode", "Append"),
+            InsertMode::Overwrite => Operation::new("WRITE").with_parameter("mode", "Overwrite"),
+            InsertMode::Truncate => Operation::new("TRUNCATE"),
+        };
+        Ok(CommitPlan {
+            base: Some(snapshot),
+            write: WriteSpec { target, format: RowFormat::Inserts, constraints, change_rows: false, unique_matches: true },
+            scanned: Arc::new(vec![]),
+            removal: if append { Removal::Marked } else { Removal::All },
+            prelude: vec![],
+            operation,
+            reads: if append { ReadSet::Nothing } else { ReadSet::Table },
+            session: Arc::clone(&self.session),
+        })
+    }
+
+    fn check_schema(&self, snapshot: &Snapshot) -> Result<()> {
+        let (have, want) = (self.input.schema(), snapshot.layout().schema());
+        let same = have.fields().len() == want.fields().len() && have.fields().iter().zip(want.fields()).all(|(have, want)| have.data_type() == want.data_type());
+        if same { Ok(()) } else { Err(schema_changed(&self.table)) }
+    }
+}
+
+#[async_trait]
+impl Replan for InsertStatement {
+    async fn replan(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
+        Ok((reset_plan_states(Arc::clone(&self.input))?, self.commit_plan().await?))
+    }
+}
+
+/// The schema under which a statement was planned is no longer the table's.
+pub(crate) fn schema_changed(table: &DeltaTable) -> Error {
+    Error::invalid(format!("the schema of {} was changed while the statement was being planned; nothing was written, run the statement again", table.name()))
+}

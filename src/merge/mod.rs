@@ -1,0 +1,33 @@
+//! Turning rows into a commit: MERGE, UPDATE, DELETE, INSERT share one executor.
+//!
+//! ```text
+//!  CommitExec            1 partition: joins the row marks, writes deletion vectors or rewrites files, commits -> count
+//!   └ CoalescePartitions
+//!     └ RowWriteExec     N partitions: data files, change files, a bitmap of marked rows per file; emits action rows
+//!       └ Projection     action, file, row, new values [, old values]          (see [`row_format`])
+//!         └ HashJoin     build = source
+//!           ├ KeyCollectExec   streams the source, hands its keys to the scan
+//!           └ DataSourceExec   files pruned by the keys, deletion vectors as row selections
+//! ```
+//!
+//! Merge-on-read: a changed row is marked in its file's deletion vector and, if it lives on, appended to a new file. Files are
+//! rewritten only where deletion vectors are off, or where a file would keep less than half of its rows.
+
+mod clause;
+mod commit_exec;
+mod constraint;
+mod dml;
+mod insert;
+mod key_collect;
+mod planner;
+mod relation;
+mod rewrite;
+pub(crate) mod row_format;
+mod write_exec;
+
+pub(crate) use commit_exec::{CommitExec, CommitPlan, Removal};
+pub(crate) use constraint::Constraints;
+pub(crate) use dml::{DmlKind, rewrite_dml, session_state};
+pub(crate) use insert::{InsertMode, plan_insert, plan_truncate};
+pub(crate) use planner::{MergeStatement, plan_merge};
+pub(crate) use write_exec::WriteSpec;

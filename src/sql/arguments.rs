@@ -1,0 +1,244 @@
+//! The arguments of `table_changes`: which there are, what their values mean, which contradict each other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, TimeUnit};
+use chrono::Utc;
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::sql::sqlparser::ast::{self, FunctionArg, FunctionArgExpr};
+
+use crate::change::{Bound, BoundKind, ChangeBounds};
+use crate::error::{Error, Result};
+
+/// What a bound's value must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BoundUnit {
+    /// `…_version`.
+    Version,
+    /// `…_timestamp`.
+    Timestamp,
+    /// A positional argument: the value's type decides.
+    Either,
+}
+
+impl BoundUnit {
+    /// A name to travel by.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Timestamp => "timestamp",
+            Self::Either => "either",
+        }
+    }
+
+    /// The unit of a name.
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        [Self::Version, Self::Timestamp, Self::Either].into_iter().find(|unit| unit.name() == name)
+    }
+}
+
+/// The named arguments, and what they bound.
+const BOUNDS: [(&str, BoundKind, BoundUnit); 8] = [
+    ("since_version", BoundKind::Since, BoundUnit::Version),
+    ("until_version", BoundKind::Until, BoundUnit::Version),
+    ("starting_version", BoundKind::Starting, BoundUnit::Version),
+    ("ending_version", BoundKind::Until, BoundUnit::Version),
+    ("since_timestamp", BoundKind::Since, BoundUnit::Timestamp),
+    ("until_timestamp", BoundKind::Until, BoundUnit::Timestamp),
+    ("starting_timestamp", BoundKind::Starting, BoundUnit::Timestamp),
+    ("ending_timestamp", BoundKind::Until, BoundUnit::Timestamp),
+];
+const OPTIONS: [&str; 3] = ["net", "metadata", "key"];
+
+/// The arguments of one call, sorted out but not evaluated.
+#[derive(Debug)]
+pub(crate) struct Arguments {
+    pub table: ast::Expr,
+    pub bounds: Vec<(BoundKind, BoundUnit, ast::Expr)>,
+    pub options: HashMap<String, ast::Expr>,
+}
+
+impl Arguments {
+    /// Sorts the arguments of a call out.
+    ///
+    /// # Errors
+    /// For an unknown, repeated, contradicting or missing argument, naming it.
+    pub(crate) fn try_new(arguments: &[FunctionArg]) -> Result<Self> {
+        let mut positional = Vec::new();
+        let mut named: Vec<(String, ast::Expr)> = Vec::new();
+        for argument in arguments {
+            match argument {
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => positional.push(value.clone()),
+                FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => named.push((name.value.to_lowercase(), value.clone())),
+                FunctionArg::ExprNamed { name, arg: FunctionArgExpr::Expr(value), .. } => named.push((name.to_string().to_lowercase(), value.clone())),
+                other => return Err(Error::invalid(format!("table_changes does not take the argument {other}; write table_changes('table', since_version)"))),
+            }
+        }
+        let mut positional = positional.into_iter();
+        let table = positional.next().ok_or_else(|| Error::invalid("table_changes needs a table; write table_changes('table', since_version)"))?;
+        let mut sorted = Self { table, bounds: vec![], options: HashMap::new() };
+        for (kind, value) in [BoundKind::Since, BoundKind::Until].into_iter().zip(positional.by_ref()) {
+            sorted.bounds.push((kind, BoundUnit::Either, value));
+        }
+        if let Some(extra) = positional.next() {
+            return Err(Error::invalid(format!("table_changes takes a table, since_version and until_version by position; {extra} is one too many")));
+        }
+        for (name, value) in named {
+            sorted.add(&name, value)?;
+        }
+        sorted.check()?;
+        Ok(sorted)
+    }
+
+    fn add(&mut self, name: &str, value: ast::Expr) -> Result<()> {
+        if let Some((_, kind, unit)) = BOUNDS.iter().find(|(known, _, _)| *known == name) {
+            self.bounds.push((*kind, *unit, value));
+        } else if OPTIONS.contains(&name) {
+            if self.options.insert(name.to_owned(), value).is_some() {
+                return Err(Error::invalid(format!("table_changes got the argument {name} twice")));
+            }
+        } else {
+            let known: Vec<&str> = BOUNDS.iter().map(|(name, _, _)| *name).chain(OPTIONS).collect();
+            return Err(Error::invalid(format!("table_changes has no argument {name:?}; it has {}", known.join(", "))));
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        let lower = self.bounds.iter().filter(|(kind, _, _)| *kind != BoundKind::Until).count();
+        let upper = self.bounds.len() - lower;
+        if lower > 1 || upper > 1 {
+            return Err(Error::InvalidRange("table_changes takes one lower bound (since_… or starting_…) and one upper bound (until_… or ending_…)".into()));
+        }
+        if lower == 0 {
+            return Err(Error::InvalidRange("table_changes needs a lower bound: the version applied last, as in table_changes('t', 41), or NULL for everything since the creation".into()));
+        }
+        Ok(())
+    }
+}
+
+/// The value of an expression without columns; `None` if it has parameters.
+///
+/// # Errors
+/// When it is not constant.
+pub(crate) fn constant(expression: Expr) -> Result<Option<ScalarValue>> {
+    if has_placeholder(&expression) {
+        return Ok(None);
+    }
+    let context = SimplifyContext::builder().with_schema(Arc::new(DFSchema::empty())).with_query_execution_start_time(Some(Utc::now())).build();
+    let simplifier = ExprSimplifier::new(context);
+    let typed = simplifier.coerce(expression.clone(), &DFSchema::empty())?;
+    match simplifier.simplify(typed)? {
+        Expr::Literal(value, _) => Ok(Some(value)),
+        other => Err(Error::invalid(format!("an argument of table_changes must be a constant or a parameter, not {other}"))),
+    }
+}
+
+fn has_placeholder(expression: &Expr) -> bool {
+    use datafusion::common::tree_node::TreeNode;
+    expression.exists(|node| Ok(matches!(node, Expr::Placeholder(_)))).unwrap_or(true)
+}
+
+/// What a value means as a bound: an integer is a version, a timestamp, a date or a text that is one is a time, NULL is before the
+/// first version.
+///
+/// # Errors
+/// [`Error::InvalidRange`] for anything else, or for the wrong one of the two.
+pub(crate) fn bound_of(value: &ScalarValue, unit: BoundUnit) -> Result<Bound> {
+    let bound = untyped_bound(value)?;
+    match (&bound, unit) {
+        (Bound::Timestamp(_), BoundUnit::Version) => Err(Error::InvalidRange(format!("{value} is a time, and the argument is a version; use the …_timestamp argument"))),
+        (Bound::Version(version), BoundUnit::Timestamp) => Err(Error::InvalidRange(format!("{version} is a version, and the argument is a timestamp; use the …_version argument"))),
+        _ => Ok(bound),
+    }
+}
+
+fn untyped_bound(value: &ScalarValue) -> Result<Bound> {
+    if value.is_null() {
+        return Ok(Bound::Beginning);
+    }
+    if let Some(text) = value.try_as_str().flatten() {
+        return text_bound(text);
+    }
+    let bad = || Error::InvalidRange(format!("{value} is no bound of a change read; give a version, a TIMESTAMP, 'earliest' or NULL"));
+    match value.data_type() {
+        data_type if data_type.is_integer() => match value.cast_to(&DataType::Int64).map_err(|_| bad())? {
+            ScalarValue::Int64(Some(version)) => Ok(Bound::Version(version)),
+            _ => Err(bad()),
+        },
+        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => micros(value).map(Bound::Timestamp).ok_or_else(bad),
+        _ => Err(bad()),
+    }
+}
+
+fn text_bound(text: &str) -> Result<Bound> {
+    if text.trim().eq_ignore_ascii_case("earliest") {
+        return Ok(Bound::Earliest);
+    }
+    if text.trim().parse::<i64>().is_ok() {
+        return Err(Error::InvalidRange(format!("'{text}' is text; write the version {text} without quotes")));
+    }
+    micros(&ScalarValue::from(text)).map(Bound::Timestamp).ok_or_else(|| {
+        Error::InvalidRange(format!("'{text}' is no timestamp; write it as '2026-01-31 12:00:00', give a version, or 'earliest'"))
+    })
+}
+
+/// Microseconds since the epoch; a time without a zone is UTC.
+pub(crate) fn micros(value: &ScalarValue) -> Option<i64> {
+    match value.cast_to(&DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))).ok()? {
+        ScalarValue::TimestampMicrosecond(micros, _) => micros,
+        _ => None,
+    }
+}
+
+/// Puts a bound in its place; `starting_version => n` means `since_version => n - 1`.
+///
+/// # Errors
+/// [`Error::InvalidRange`] for a `starting_version` below 0.
+pub(crate) fn merge_bounds(bounds: &mut ChangeBounds, kind: BoundKind, bound: Bound) -> Result<()> {
+    match (kind, bound) {
+        (BoundKind::Until, Bound::Beginning) => bounds.until = None,
+        (BoundKind::Until, bound) => bounds.until = Some(bound),
+        (BoundKind::Since, bound) => bounds.since = bound,
+        (BoundKind::Starting, Bound::Version(version)) if version < 0 => {
+            return Err(Error::InvalidRange(format!("starting_version {version} is not a version; versions start at 0")));
+        }
+        (BoundKind::Starting, Bound::Version(version)) => bounds.since = Bound::Version(version - 1),
+        (BoundKind::Starting, Bound::Timestamp(micros)) => bounds.since = Bound::Timestamp(micros - 1),
+        (BoundKind::Starting, bound) => bounds.since = bound,
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(value: impl Into<ScalarValue>, unit: BoundUnit, expected: std::result::Result<Bound, &str>) {
+        let value = value.into();
+        match (bound_of(&value, unit), expected) {
+            (Ok(bound), Ok(expected)) => assert_eq!(bound, expected, "{value}"),
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error} lacks {part:?}"),
+            (got, expected) => panic!("{value}: got {got:?}, expected {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn the_type_of_a_bound_decides_what_it_is() {
+        check(5_i64, BoundUnit::Either, Ok(Bound::Version(5)));
+        check(5_i32, BoundUnit::Version, Ok(Bound::Version(5)));
+        check(ScalarValue::Null, BoundUnit::Either, Ok(Bound::Beginning));
+        check("earliest", BoundUnit::Version, Ok(Bound::Earliest));
+        check("1970-01-01 00:00:01", BoundUnit::Either, Ok(Bound::Timestamp(1_000_000)));
+        check(ScalarValue::Date32(Some(1)), BoundUnit::Timestamp, Ok(Bound::Timestamp(86_400_000_000)));
+        check("yesterday", BoundUnit::Either, Err("'yesterday' is no timestamp"));
+        check("7", BoundUnit::Either, Err("without quotes"));
+        check(1.5_f64, BoundUnit::Either, Err("1.5 is no bound"));
+        check(5_i64, BoundUnit::Timestamp, Err("5 is a version"));
+        check("2024-01-01", BoundUnit::Version, Err("is a time"));
+    }
+}

@@ -1,0 +1,238 @@
+//! The warehouse: a folder whose sub-folders are Delta tables.
+//!
+//! A folder with a `_delta_log` directly under the warehouse is a table of the schema `public`; any other sub-folder is a schema,
+//! and the tables in it are its tables. Folders are looked at anew at each look-up, so tables made by others appear by themselves.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
+use datafusion::datasource::MemTable;
+use datafusion::error::{DataFusionError, Result};
+
+use super::delta_table::DeltaTableProvider;
+use crate::delta::DeltaTable;
+use crate::error::Error;
+
+/// The schema of the tables that lie directly in the warehouse.
+pub(crate) const DEFAULT_SCHEMA: &str = "public";
+const LOG_FOLDER: &str = "_delta_log";
+
+/// A catalog over a warehouse folder.
+#[derive(Debug)]
+pub struct WarehouseCatalog {
+    root: PathBuf,
+    schemas: Mutex<HashMap<String, Arc<WarehouseSchema>>>,
+}
+
+impl WarehouseCatalog {
+    /// The catalog of the folder `root`, which is made when the first table is.
+    ///
+    /// # Errors
+    /// When `root` is a file.
+    pub fn try_new(root: impl Into<PathBuf>) -> crate::Result<Self> {
+        let root = std::path::absolute(root.into())?;
+        if root.is_file() {
+            return Err(Error::invalid(format!("the warehouse {} is a file; give a folder", root.display())));
+        }
+        Ok(Self { root, schemas: Mutex::new(HashMap::new()) })
+    }
+
+    fn folder(&self, schema: &str) -> PathBuf {
+        if schema == DEFAULT_SCHEMA { self.root.clone() } else { self.root.join(schema) }
+    }
+
+    fn is_schema(&self, name: &str) -> bool {
+        name == DEFAULT_SCHEMA || (is_safe(name) && self.folder(name).is_dir() && !is_table(&self.folder(name)))
+    }
+}
+
+impl CatalogProvider for WarehouseCatalog {
+    fn schema_names(&self) -> Vec<String> {
+        let mut names = vec![DEFAULT_SCHEMA.to_owned()];
+        names.extend(sub_folders(&self.root).into_iter().filter(|name| name != DEFAULT_SCHEMA && self.is_schema(name)));
+        names
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        if !self.is_schema(name) {
+            return None;
+        }
+        let mut schemas = self.schemas.lock().unwrap_or_else(PoisonError::into_inner);
+        let schema = schemas.entry(name.to_owned()).or_insert_with(|| Arc::new(WarehouseSchema::new(self.folder(name))));
+        Some(Arc::clone(schema) as Arc<dyn SchemaProvider>)
+    }
+
+    fn register_schema(&self, name: &str, _: Arc<dyn SchemaProvider>) -> Result<Option<Arc<dyn SchemaProvider>>> {
+        check_name("schema", name)?;
+        if is_table(&self.root.join(name)) {
+            return Err(Error::invalid(format!("{name} is a table; give the schema another name")).into());
+        }
+        fs::create_dir_all(self.root.join(name)).map_err(Error::from)?;
+        Ok(None)
+    }
+
+    fn deregister_schema(&self, name: &str, cascade: bool) -> Result<Option<Arc<dyn SchemaProvider>>> {
+        let Some(schema) = self.schema(name) else { return Ok(None) };
+        let tables = schema.table_names();
+        if name == DEFAULT_SCHEMA {
+            return Err(Error::invalid(format!("the schema {DEFAULT_SCHEMA} is the warehouse itself and cannot be dropped")).into());
+        }
+        if !cascade && !tables.is_empty() {
+            return Err(Error::invalid(format!("schema {name} has tables ({}); drop them first or use DROP SCHEMA {name} CASCADE", tables.join(", "))).into());
+        }
+        for table in tables {
+            schema.deregister_table(&table)?;
+        }
+        // other things in the folder are not ours: it stays if it is not empty
+        let _ = fs::remove_dir(self.root.join(name));
+        self.schemas.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        Ok(Some(schema))
+    }
+}
+
+/// The tables of one folder, and views and external tables that live as long as the session.
+#[derive(Debug)]
+pub(crate) struct WarehouseSchema {
+    folder: PathBuf,
+    opened: Mutex<HashMap<String, DeltaTable>>,
+    registered: RwLock<HashMap<String, Arc<dyn TableProvider>>>,
+}
+
+impl WarehouseSchema {
+    fn new(folder: PathBuf) -> Self {
+        Self { folder, opened: Mutex::default(), registered: RwLock::default() }
+    }
+
+    /// Where a table of that name is or would be.
+    ///
+    /// # Errors
+    /// When the name would leave the warehouse.
+    pub(crate) fn table_folder(&self, name: &str) -> crate::Result<PathBuf> {
+        check_name("table", name)?;
+        Ok(self.folder.join(name))
+    }
+
+    /// A handle on the table, the same one each time while the folder is there.
+    pub(crate) fn delta_table(&self, name: &str) -> crate::Result<DeltaTable> {
+        let folder = self.table_folder(name)?;
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = opened.get(name) {
+            return Ok(table.clone());
+        }
+        let table = DeltaTable::new(name, &folder.to_string_lossy(), HashMap::new())?;
+        opened.insert(name.to_owned(), table.clone());
+        Ok(table)
+    }
+
+    /// Forgets what was read of a table that is gone or made anew.
+    pub(crate) fn forget(&self, name: &str) {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    fn registered(&self, name: &str) -> Option<Arc<dyn TableProvider>> {
+        self.registered.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+}
+
+#[async_trait]
+impl SchemaProvider for WarehouseSchema {
+    fn table_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = sub_folders(&self.folder).into_iter().filter(|name| is_table(&self.folder.join(name))).collect();
+        names.extend(self.registered.read().unwrap_or_else(PoisonError::into_inner).keys().cloned());
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        if let Some(table) = self.registered(name) {
+            return Ok(Some(table));
+        }
+        if !is_table(&self.table_folder(name)?) {
+            self.forget(name);
+            return Ok(None);
+        }
+        let table = self.delta_table(name)?;
+        Ok(Some(Arc::new(DeltaTableProvider::try_new(table).await?)))
+    }
+
+    fn register_table(&self, name: String, table: Arc<dyn TableProvider>) -> Result<Option<Arc<dyn TableProvider>>> {
+        let folder = self.table_folder(&name)?;
+        if is_table(&folder) {
+            return Err(Error::TableExists(name).into());
+        }
+        if table.is::<MemTable>() {
+            let message = format!("CREATE TABLE {name} through ctx.sql() would be a table in memory, lost with the session; use ctx.alluvial_sql() for a Delta table in the warehouse");
+            return Err(Error::invalid(message).into());
+        }
+        Ok(self.registered.write().unwrap_or_else(PoisonError::into_inner).insert(name, table))
+    }
+
+    fn deregister_table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        if let Some(table) = self.registered.write().unwrap_or_else(PoisonError::into_inner).remove(name) {
+            return Ok(Some(table));
+        }
+        let folder = self.table_folder(name)?;
+        self.forget(name);
+        if is_table(&folder) {
+            drop_folder(&folder)?;
+        }
+        Ok(None)
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.registered(name).is_some() || self.table_folder(name).is_ok_and(|folder| is_table(&folder))
+    }
+}
+
+/// Renames the folder before it is emptied, so that a half-dropped table is no table.
+fn drop_folder(folder: &Path) -> crate::Result<()> {
+    let hidden = folder.with_file_name(format!(".dropped-{}", uuid::Uuid::new_v4()));
+    fs::rename(folder, &hidden)?;
+    Ok(fs::remove_dir_all(&hidden)?)
+}
+
+fn is_table(folder: &Path) -> bool {
+    folder.join(LOG_FOLDER).is_dir()
+}
+
+fn sub_folders(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.path().is_dir()).filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = folders.filter(|name| is_safe(name)).collect();
+    names.sort();
+    names
+}
+
+/// One ordinary path component that is neither hidden nor Delta's own.
+fn is_safe(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let single = matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name);
+    single && !name.starts_with('.') && name != LOG_FOLDER && !name.contains(['/', '\\', '\0'])
+}
+
+fn check_name(what: &str, name: &str) -> crate::Result<()> {
+    if is_safe(name) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{name:?} cannot be the name of a {what}: it would leave the warehouse or be hidden in it; use a name without '/', '\\' and a leading '.'")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_inside_the_warehouse() {
+        for name in ["orders", "Größe", "two words", "a%b", "x..y"] {
+            assert!(is_safe(name), "{name}");
+        }
+        for name in ["", ".", "..", "../x", "/etc", "a/b", "a\\b", ".hidden", "_delta_log", "x/"] {
+            assert!(!is_safe(name), "{name}");
+        }
+    }
+}

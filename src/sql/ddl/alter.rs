@@ -1,0 +1,180 @@
+//! `ALTER TABLE`: metadata-only commits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, FieldRef, Schema};
+use datafusion::dataframe::DataFrame;
+use datafusion::prelude::SessionContext;
+use datafusion::common::TableReference;
+use delta_kernel::engine::arrow_conversion::TryIntoKernel;
+use delta_kernel::schema::{StructField, StructType};
+
+use super::create::new_column;
+use super::{delta_table, nothing};
+use crate::delta::actions::{Action, Metadata};
+use crate::delta::features::{check_writable, protocol_for, upgrade};
+use crate::delta::properties::CONSTRAINT_PREFIX;
+use crate::delta::snapshot::Snapshot;
+use crate::delta::transaction::{CommitOutcome, Operation, ReadSet, Transaction, checkpoint_if_due};
+use crate::error::{Error, Result};
+use crate::sql::parser::TableChange;
+
+/// Properties that Delta knows and this build honours or leaves to others.
+const KNOWN: [&str; 17] = [
+    "delta.appendOnly",
+    "delta.autoOptimize.autoCompact",
+    "delta.autoOptimize.optimizeWrite",
+    "delta.checkpoint.writeStatsAsJson",
+    "delta.checkpoint.writeStatsAsStruct",
+    "delta.checkpointInterval",
+    "delta.checkpointRetentionDuration",
+    "delta.dataSkippingNumIndexedCols",
+    "delta.dataSkippingStatsColumns",
+    "delta.deletedFileRetentionDuration",
+    "delta.enableChangeDataFeed",
+    "delta.enableDeletionVectors",
+    "delta.enableExpiredLogCleanup",
+    "delta.enableInCommitTimestamps",
+    "delta.isolationLevel",
+    "delta.logRetentionDuration",
+    "delta.targetFileSize",
+];
+/// Those of them that are true or false.
+const FLAGS: [&str; 4] = ["delta.appendOnly", "delta.enableChangeDataFeed", "delta.enableDeletionVectors", "delta.enableInCommitTimestamps"];
+/// Those of them that are numbers.
+const NUMBERS: [&str; 3] = ["delta.checkpointInterval", "delta.dataSkippingNumIndexedCols", "delta.targetFileSize"];
+
+/// Changes the table in one commit.
+pub(crate) async fn alter_table(ctx: &SessionContext, name: &TableReference, change: TableChange) -> Result<DataFrame> {
+    let table = delta_table(ctx, name).await?;
+    let snapshot = table.snapshot().await?;
+    check_writable(table.name(), snapshot.metadata(), snapshot.protocol(), snapshot.layout())?;
+    if let TableChange::AddConstraint { name: constraint, expression } = &change {
+        check_rows(ctx, name, constraint, expression).await?;
+    }
+    let Some((metadata, operation)) = changed(&snapshot, change)? else { return nothing(ctx) };
+    commit(&snapshot, metadata, operation).await?;
+    nothing(ctx)
+}
+
+/// Refuses properties that Delta does not know or this build does not honour.
+///
+/// # Errors
+/// [`Error::Invalid`], naming the property and what is known.
+pub(super) fn check_properties(properties: &HashMap<String, String>) -> Result<()> {
+    for (key, value) in properties {
+        let known = !key.starts_with("delta.") || key.starts_with(CONSTRAINT_PREFIX) || KNOWN.contains(&key.as_str());
+        if !known {
+            return Err(Error::invalid(format!("the table property {key:?} is not one that this build honours; it knows {}", KNOWN.join(", "))));
+        }
+        if FLAGS.contains(&key.as_str()) && !["true", "false"].contains(&value.to_lowercase().as_str()) {
+            return Err(Error::invalid(format!("the table property {key:?} is true or false, not {value:?}")));
+        }
+        if NUMBERS.contains(&key.as_str()) && value.parse::<i64>().is_err() {
+            return Err(Error::invalid(format!("the table property {key:?} is a number, not {value:?}")));
+        }
+    }
+    Ok(())
+}
+
+/// The metadata after the change, and what the commit says of it; `None` when nothing changes.
+fn changed(snapshot: &Snapshot, change: TableChange) -> Result<Option<(Metadata, Operation)>> {
+    let mut metadata = snapshot.metadata().clone();
+    let operation = match change {
+        TableChange::SetProperties(properties) => {
+            check_properties(&properties)?;
+            let text = serde_json::to_string(&properties)?;
+            metadata.configuration.extend(properties);
+            Operation::new("SET TBLPROPERTIES").with_parameter("properties", text)
+        }
+        TableChange::UnsetProperties { keys, if_exists } => {
+            for key in &keys {
+                if metadata.configuration.remove(key).is_none() && !if_exists {
+                    return Err(Error::invalid(format!("{} has no table property {key:?}; use UNSET TBLPROPERTIES IF EXISTS to ignore that", snapshot.table().name())));
+                }
+            }
+            Operation::new("UNSET TBLPROPERTIES").with_parameter("properties", serde_json::to_string(&keys)?)
+        }
+        TableChange::AddColumns { columns, if_not_exists } => {
+            let Some(schema) = with_columns(snapshot, columns, if_not_exists)? else { return Ok(None) };
+            metadata.schema_string = serde_json::to_string(&schema)?;
+            Operation::new("ADD COLUMNS")
+        }
+        TableChange::AddConstraint { name, expression } => {
+            let key = format!("{CONSTRAINT_PREFIX}{name}");
+            if metadata.configuration.insert(key, expression.clone()).is_some() {
+                return Err(Error::invalid(format!("{} has a constraint {name} already; drop it first", snapshot.table().name())));
+            }
+            Operation::new("ADD CONSTRAINT").with_parameter("name", name).with_parameter("expr", expression)
+        }
+        TableChange::DropConstraint { name, if_exists } => {
+            if metadata.configuration.remove(&format!("{CONSTRAINT_PREFIX}{name}")).is_none() && !if_exists {
+                return Err(Error::invalid(format!("{} has no constraint {name}", snapshot.table().name())));
+            }
+            Operation::new("DROP CONSTRAINT").with_parameter("name", name)
+        }
+    };
+    Ok((metadata != *snapshot.metadata()).then_some((metadata, operation)))
+}
+
+/// The schema with the columns at its end; `None` if all are there already.
+fn with_columns(snapshot: &Snapshot, columns: Vec<FieldRef>, if_not_exists: bool) -> Result<Option<StructType>> {
+    let table = snapshot.table().name();
+    if snapshot.layout().is_mapped() {
+        return Err(Error::UnsupportedFeature { table: table.into(), needs: "has column mapping, and this build does not add columns under it".into() });
+    }
+    let present = snapshot.layout().kernel_schema();
+    let mut added: Vec<FieldRef> = Vec::new();
+    for column in columns {
+        if present.fields().any(|field| field.name().eq_ignore_ascii_case(column.name())) {
+            if if_not_exists {
+                continue;
+            }
+            return Err(Error::invalid(format!("{table} has a column {:?} already", column.name())));
+        }
+        if added.iter().any(|field| field.name().eq_ignore_ascii_case(column.name())) {
+            return Err(Error::invalid(format!("the column {:?} is added twice", column.name())));
+        }
+        if !column.is_nullable() {
+            return Err(Error::invalid(format!("column {:?}: a new column is NULL in the rows that are there, so it cannot be NOT NULL", column.name())));
+        }
+        added.push(new_column(table, &column)?);
+    }
+    if added.is_empty() {
+        return Ok(None);
+    }
+    let added: Vec<Field> = added.iter().map(|field| field.as_ref().clone()).collect();
+    let added: StructType = (&Schema::new(added)).try_into_kernel()?;
+    let all: Vec<StructField> = present.fields().chain(added.fields()).cloned().collect();
+    Ok(Some(StructType::try_new(all)?))
+}
+
+/// A constraint holds for every row from the start.
+async fn check_rows(ctx: &SessionContext, table: &TableReference, name: &str, expression: &str) -> Result<()> {
+    let rows = ctx.table(table.clone()).await?;
+    let condition = rows.parse_sql_expr(expression)?;
+    let broken = rows.filter(condition.is_not_true())?.limit(0, Some(1))?.collect().await?;
+    if broken.iter().any(|batch| batch.num_rows() > 0) {
+        let row = arrow::util::pretty::pretty_format_batches(&broken)?;
+        return Err(Error::invalid(format!("CHECK constraint {name} ({expression}) does not hold for the rows of {table}, for example\n{row}")));
+    }
+    Ok(())
+}
+
+async fn commit(snapshot: &Arc<Snapshot>, metadata: Metadata, operation: Operation) -> Result<()> {
+    let schema: StructType = serde_json::from_str(&metadata.schema_string)?;
+    let mut actions = vec![Action::Metadata(metadata.clone())];
+    if let Some(protocol) = upgrade(snapshot.protocol(), &protocol_for(&schema, &metadata)) {
+        actions.push(Action::Protocol(protocol));
+    }
+    let table = snapshot.table().clone();
+    let transaction = Transaction { table: table.clone(), base: Some(Arc::clone(snapshot)), operation, actions, reads: ReadSet::Table };
+    match transaction.commit().await? {
+        CommitOutcome::Committed(version) => {
+            checkpoint_if_due(&table, version).await;
+            Ok(())
+        }
+        CommitOutcome::Conflict(conflict) => Err(conflict),
+    }
+}

@@ -1,0 +1,155 @@
+//! A Delta table as DataFusion sees it.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{DFSchemaRef, Statistics};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::dml::{InsertOp, MergeIntoClause};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+
+use crate::delta::DeltaTable;
+use crate::delta::features::check_readable;
+use crate::delta::scan::DeltaScan;
+use crate::delta::snapshot::Snapshot;
+use crate::error::Error;
+use crate::merge::{InsertMode, MergeStatement, plan_insert, plan_merge, plan_truncate, session_state};
+
+/// A Delta table: scanned at its newest version or at a fixed one, and written through one executor.
+#[derive(Debug, Clone)]
+pub struct DeltaTableProvider {
+    table: DeltaTable,
+    version: Option<i64>,
+    schema: SchemaRef,
+}
+
+impl DeltaTableProvider {
+    /// The newest version at each scan, with the schema that it has now.
+    ///
+    /// # Errors
+    /// When there is no Delta table, or it needs a reader feature that this crate does not have.
+    pub async fn try_new(table: DeltaTable) -> crate::Result<Self> {
+        let snapshot = table.snapshot().await?;
+        Self::of(table, &snapshot, None)
+    }
+
+    /// The table as it was at `version`; it can only be read.
+    ///
+    /// # Errors
+    /// As [`Self::try_new`], and when there is no such version.
+    pub async fn try_new_at(table: DeltaTable, version: i64) -> crate::Result<Self> {
+        let snapshot = table.snapshot_at(version).await?;
+        Self::of(table, &snapshot, Some(version))
+    }
+
+    fn of(table: DeltaTable, snapshot: &Snapshot, version: Option<i64>) -> crate::Result<Self> {
+        check_readable(table.name(), snapshot.protocol())?;
+        Ok(Self { schema: Arc::clone(snapshot.layout().schema()), table, version })
+    }
+
+    /// The table behind.
+    pub fn table(&self) -> &DeltaTable {
+        &self.table
+    }
+
+    /// The version, where it is fixed.
+    pub(crate) fn version(&self) -> Option<i64> {
+        self.version
+    }
+
+    async fn snapshot(&self) -> crate::Result<Arc<Snapshot>> {
+        match self.version {
+            Some(version) => self.table.snapshot_at(version).await,
+            None => self.table.snapshot().await,
+        }
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        match self.version {
+            Some(version) => Err(Error::invalid(format!("version {version} of {} is history and cannot be written; name the table without VERSION AS OF", self.table.name())).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// The planned columns by name in a schema that may have got more since, as a view's may.
+    fn projection(&self, snapshot: &Snapshot, projection: Option<&Vec<usize>>) -> crate::Result<Vec<usize>> {
+        let planned: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let now = snapshot.layout().schema();
+        let find = |index: &usize| {
+            let field = self.schema.field(*index);
+            let found = now.fields().iter().position(|now| now.name() == field.name() && now.data_type() == field.data_type());
+            found.ok_or_else(|| Error::invalid(format!("column {:?} of {} was changed or dropped since the statement was planned; plan it again", field.name(), self.table.name())))
+        };
+        planned.iter().map(find).collect()
+    }
+}
+
+#[async_trait]
+impl TableProvider for DeltaTableProvider {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    fn statistics(&self) -> Option<Statistics> {
+        None
+    }
+
+    async fn scan(&self, state: &dyn Session, projection: Option<&Vec<usize>>, filters: &[Expr], limit: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> {
+        let snapshot = self.snapshot().await?;
+        let projection = self.projection(&snapshot, projection)?;
+        Ok(DeltaScan::of_snapshot(&snapshot).await?.plan(state, Some(&projection), filters, limit).await?)
+    }
+
+    async fn insert_into(&self, state: &dyn Session, input: Arc<dyn ExecutionPlan>, op: InsertOp) -> Result<Arc<dyn ExecutionPlan>> {
+        self.check_writable()?;
+        let mode = match op {
+            InsertOp::Append => InsertMode::Append,
+            InsertOp::Overwrite => InsertMode::Overwrite,
+            InsertOp::Replace => return Err(Error::invalid("INSERT OR REPLACE is not a statement of Delta tables; use MERGE INTO").into()),
+        };
+        Ok(plan_insert(&self.table, session_state(state)?, input, mode).await?)
+    }
+
+    async fn delete_from(&self, _: &dyn Session, _: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
+        Err(unregistered("DELETE"))
+    }
+
+    async fn update(&self, _: &dyn Session, _: Vec<(String, Expr)>, _: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
+        Err(unregistered("UPDATE"))
+    }
+
+    async fn truncate(&self, state: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        self.check_writable()?;
+        Ok(plan_truncate(&self.table, session_state(state)?).await?)
+    }
+
+    async fn merge_into(
+        &self,
+        state: &dyn Session,
+        source: Arc<dyn ExecutionPlan>,
+        merge_schema: DFSchemaRef,
+        on: Expr,
+        clauses: Vec<MergeIntoClause>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.check_writable()?;
+        let session = Arc::new(session_state(state)?.clone());
+        Ok(plan_merge(MergeStatement { table: self.table.clone(), session, source, schema: merge_schema, on, clauses }).await?)
+    }
+}
+
+/// DataFusion hands over only the filters that are left after optimisation, which may be none of those that were written: see
+/// [`super::dml_rule`].
+fn unregistered(statement: &str) -> DataFusionError {
+    Error::invalid(format!("{statement} of a Delta table needs a session that Alluvial is registered with; call ctx.register_alluvial() first")).into()
+}

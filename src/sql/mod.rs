@@ -1,0 +1,34 @@
+//! SQL: how a DataFusion session learns about Delta tables and changes.
+//!
+//! ```text
+//!  SessionContextExt::register_alluvial      into any SessionContext: then plain ctx.sql() knows
+//!    ├ ChangesRelationPlanner                table_changes(…), VERSION AS OF
+//!    ├ DmlRule                               UPDATE, DELETE of Delta tables
+//!    └ DeltaTableFactory                     CREATE EXTERNAL TABLE … STORED AS DELTA
+//!  SessionContextExt::alluvial_sql           the same and CREATE TABLE, ALTER TABLE, DESCRIBE HISTORY, UPDATE SET *, …
+//!  SessionBuilder                            a session on a warehouse folder, as the shell has it
+//! ```
+
+mod arguments;
+mod blocking;
+mod catalog;
+mod changes_table;
+mod ddl;
+mod delta_table;
+mod dml_rule;
+mod factory;
+mod functions;
+mod history;
+mod net;
+mod parser;
+mod relation_planner;
+mod rewrite;
+mod session;
+pub(crate) mod split;
+mod types;
+
+pub use catalog::WarehouseCatalog;
+pub use delta_table::DeltaTableProvider;
+pub use factory::DeltaTableFactory;
+pub use session::{SessionBuilder, SessionContextExt};
+pub use split::{SplitError, Statement, split_statements};

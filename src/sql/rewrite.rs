@@ -1,0 +1,294 @@
+//! Rewrites the tokens of a statement where our SQL is larger than DataFusion's grammar.
+//!
+//! - `t VERSION AS OF 3`, `t TIMESTAMP AS OF '…'` become `table_version(t, version => 3) AS t`.
+//! - `UPDATE SET *` and `INSERT *` of a MERGE become lists of the target's columns.
+
+use datafusion::common::TableReference;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
+
+use super::relation_planner::TABLE_VERSION;
+use crate::error::{Error, Result};
+
+/// Drops white space and comments, and rewrites versions.
+///
+/// # Errors
+/// When a version clause is not complete.
+pub(crate) fn rewrite_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>> {
+    let tokens: Vec<TokenWithSpan> = tokens.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
+    let mut output: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    let mut index = 0;
+    while index < tokens.len() {
+        let unit = version_clause(&tokens[index..]).filter(|_| output.last().is_some_and(is_name));
+        let Some(unit) = unit else {
+            output.push(tokens[index].clone());
+            index += 1;
+            continue;
+        };
+        let start = name_start(&output);
+        let name = output.split_off(start);
+        let value_start = index + 3;
+        let value_end = value_start + value_length(&tokens[value_start..], unit)?;
+        let span = tokens[index].span;
+        output.extend([word(TABLE_VERSION, span), at(Token::LParen, span)]);
+        output.extend(name.iter().cloned());
+        output.extend([at(Token::Comma, span), word(unit, span), at(Token::RArrow, span)]);
+        output.extend(tokens[value_start..value_end].iter().cloned());
+        output.push(at(Token::RParen, span));
+        index = value_end;
+        if !has_alias(&tokens[index..])
+            && let Some(last) = name.last()
+        {
+            output.extend([word("AS", span), last.clone()]);
+        }
+    }
+    Ok(output)
+}
+
+/// `VERSION AS OF` or `TIMESTAMP AS OF`.
+fn version_clause(tokens: &[TokenWithSpan]) -> Option<&'static str> {
+    let unit = ["version", "timestamp"].into_iter().find(|unit| is_word(tokens.first(), unit))?;
+    (is_word(tokens.get(1), "AS") && is_word(tokens.get(2), "OF")).then_some(unit)
+}
+
+/// The value is one literal, one call, one parenthesis, or a typed literal such as TIMESTAMP '…'.
+fn value_length(tokens: &[TokenWithSpan], unit: &str) -> Result<usize> {
+    let missing = || Error::invalid(format!("{} AS OF needs a value; put an expression in parentheses", unit.to_uppercase()));
+    let first = tokens.first().ok_or_else(missing)?;
+    match &first.token {
+        Token::LParen => closing(tokens).ok_or_else(missing),
+        Token::Word(_) => match tokens.get(1).map(|token| &token.token) {
+            Some(Token::SingleQuotedString(_)) => Ok(2),
+            Some(Token::LParen) => closing(&tokens[1..]).map(|length| length + 1).ok_or_else(missing),
+            _ => Err(missing()),
+        },
+        Token::Minus => Ok(2),
+        Token::Number(..) | Token::SingleQuotedString(_) | Token::Placeholder(_) => Ok(1),
+        _ => Err(missing()),
+    }
+}
+
+/// How many tokens it takes to close the parenthesis that opens first.
+fn closing(tokens: &[TokenWithSpan]) -> Option<usize> {
+    let mut depth = 0_usize;
+    for (index, token) in tokens.iter().enumerate() {
+        match token.token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.checked_sub(1)?,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(index + 1);
+        }
+    }
+    None
+}
+
+/// Where the name that ends here begins: words joined by periods.
+fn name_start(output: &[TokenWithSpan]) -> usize {
+    let mut start = output.len().saturating_sub(1);
+    while start >= 2 && output[start - 1].token == Token::Period && is_name(&output[start - 2]) {
+        start -= 2;
+    }
+    start
+}
+
+fn is_name(token: &TokenWithSpan) -> bool {
+    match &token.token {
+        Token::Word(word) => word.quote_style.is_some() || !is_clause(word),
+        _ => false,
+    }
+}
+
+fn is_clause(word: &Word) -> bool {
+    const CLAUSES: [Keyword; 24] = [
+        Keyword::WHERE, Keyword::GROUP, Keyword::HAVING, Keyword::ORDER, Keyword::LIMIT, Keyword::OFFSET, Keyword::FETCH, Keyword::UNION,
+        Keyword::INTERSECT, Keyword::EXCEPT, Keyword::JOIN, Keyword::INNER, Keyword::LEFT, Keyword::RIGHT, Keyword::FULL, Keyword::CROSS,
+        Keyword::NATURAL, Keyword::ON, Keyword::USING, Keyword::WHEN, Keyword::WINDOW, Keyword::SELECT, Keyword::FROM, Keyword::QUALIFY,
+    ];
+    CLAUSES.contains(&word.keyword)
+}
+
+fn has_alias(tokens: &[TokenWithSpan]) -> bool {
+    is_word(tokens.first(), "AS") || tokens.first().is_some_and(is_name)
+}
+
+/// The parts of a MERGE that its stars refer to.
+#[derive(Debug)]
+pub(crate) struct MergeStars {
+    pub target: TableReference,
+    source: Vec<TokenWithSpan>,
+}
+
+/// Finds a MERGE with `UPDATE SET *` or `INSERT *`; `None` for every other statement.
+///
+/// # Errors
+/// When the statement has stars but its source cannot be named.
+pub(crate) fn find_stars(tokens: &[TokenWithSpan]) -> Result<Option<MergeStars>> {
+    let Some(merge) = tokens.iter().position(|token| is_word(Some(token), "MERGE")) else { return Ok(None) };
+    if !(0..tokens.len()).any(|index| star(&tokens[index..]).is_some()) {
+        return Ok(None);
+    }
+    let mut index = merge + 1 + usize::from(is_word(tokens.get(merge + 1), "INTO"));
+    let target_end = name_end(tokens, index);
+    let target = reference(&tokens[index..target_end])?;
+    let using = tokens[target_end..].iter().position(|token| is_word(Some(token), "USING"));
+    index = target_end + using.ok_or_else(|| Error::invalid("MERGE INTO … needs USING source ON condition"))? + 1;
+    let mut source = Vec::new();
+    if tokens.get(index).is_some_and(|token| token.token != Token::LParen) {
+        let end = name_end(tokens, index);
+        source = tokens[end - 1..end].to_vec();
+        index = end;
+    }
+    if tokens.get(index).is_some_and(|token| token.token == Token::LParen) {
+        index += closing(&tokens[index..]).ok_or_else(|| Error::invalid("MERGE: a parenthesis after USING is not closed"))?;
+    }
+    index += usize::from(is_word(tokens.get(index), "AS"));
+    if let Some(alias) = tokens.get(index).filter(|token| is_name(token)) {
+        source = vec![alias.clone()];
+    }
+    if source.is_empty() {
+        return Err(Error::invalid("the source of a MERGE with UPDATE SET * or INSERT * needs a name; write USING (…) AS source"));
+    }
+    Ok(Some(MergeStars { target, source }))
+}
+
+/// Writes the stars out for a target with these columns.
+pub(crate) fn expand_stars(tokens: Vec<TokenWithSpan>, stars: &MergeStars, columns: &[String]) -> Vec<TokenWithSpan> {
+    let mut output = Vec::with_capacity(tokens.len());
+    let mut index = 0;
+    while index < tokens.len() {
+        let Some(length) = star(&tokens[index..]) else {
+            output.push(tokens[index].clone());
+            index += 1;
+            continue;
+        };
+        let span = tokens[index].span;
+        let of_source = |name: &String| stars.source.iter().cloned().chain([at(Token::Period, span), quoted(name, span)]).collect::<Vec<_>>();
+        output.extend(tokens[index..index + length - 1].iter().cloned());
+        if is_word(tokens.get(index), "UPDATE") {
+            let assignments = columns.iter().map(|name| [vec![quoted(name, span), at(Token::Eq, span)], of_source(name)].concat());
+            output.extend(separated(assignments, span));
+        } else {
+            output.push(at(Token::LParen, span));
+            output.extend(separated(columns.iter().map(|name| vec![quoted(name, span)]), span));
+            output.extend([at(Token::RParen, span), word("VALUES", span), at(Token::LParen, span)]);
+            output.extend(separated(columns.iter().map(of_source), span));
+            output.push(at(Token::RParen, span));
+        }
+        index += length;
+    }
+    output
+}
+
+/// The length of `UPDATE SET *` or `INSERT *` if it stands here.
+fn star(tokens: &[TokenWithSpan]) -> Option<usize> {
+    let is_star = |index: usize| tokens.get(index).is_some_and(|token| token.token == Token::Mul);
+    if is_word(tokens.first(), "UPDATE") && is_word(tokens.get(1), "SET") && is_star(2) {
+        return Some(3);
+    }
+    (is_word(tokens.first(), "INSERT") && is_star(1)).then_some(2)
+}
+
+fn name_end(tokens: &[TokenWithSpan], start: usize) -> usize {
+    let mut end = start + 1;
+    while tokens.get(end).is_some_and(|token| token.token == Token::Period) {
+        end += 2;
+    }
+    end.min(tokens.len())
+}
+
+fn reference(tokens: &[TokenWithSpan]) -> Result<TableReference> {
+    let parts: Vec<String> = tokens
+        .iter()
+        .filter_map(|token| match &token.token {
+            Token::Word(word) if word.quote_style.is_some() => Some(word.value.clone()),
+            Token::Word(word) => Some(word.value.to_lowercase()),
+            _ => None,
+        })
+        .collect();
+    match parts.as_slice() {
+        [table] => Ok(TableReference::bare(table.as_str())),
+        [schema, table] => Ok(TableReference::partial(schema.as_str(), table.as_str())),
+        [catalog, schema, table] => Ok(TableReference::full(catalog.as_str(), schema.as_str(), table.as_str())),
+        _ => Err(Error::invalid("MERGE INTO needs the name of a table")),
+    }
+}
+
+fn separated(groups: impl Iterator<Item = Vec<TokenWithSpan>>, span: Span) -> Vec<TokenWithSpan> {
+    let mut output = Vec::new();
+    for group in groups {
+        if !output.is_empty() {
+            output.push(at(Token::Comma, span));
+        }
+        output.extend(group);
+    }
+    output
+}
+
+fn is_word(token: Option<&TokenWithSpan>, text: &str) -> bool {
+    matches!(token.map(|token| &token.token), Some(Token::Word(word)) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text))
+}
+
+fn at(token: Token, span: Span) -> TokenWithSpan {
+    TokenWithSpan { token, span }
+}
+
+fn word(text: &str, span: Span) -> TokenWithSpan {
+    at(Token::make_keyword(text), span)
+}
+
+fn quoted(text: &str, span: Span) -> TokenWithSpan {
+    at(Token::make_word(text, Some('"')), span)
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::sqlparser::dialect::GenericDialect;
+    use datafusion::sql::sqlparser::tokenizer::Tokenizer;
+
+    use super::*;
+
+    fn tokens(sql: &str) -> Vec<TokenWithSpan> {
+        Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().unwrap()
+    }
+
+    fn text(tokens: &[TokenWithSpan]) -> String {
+        tokens.iter().map(|token| token.token.to_string()).collect::<Vec<_>>().join(" ")
+    }
+
+    fn check_version(sql: &str, expected: &str) {
+        assert_eq!(text(&rewrite_versions(tokens(sql)).unwrap()), expected);
+    }
+
+    #[test]
+    fn versions_become_a_function() {
+        check_version("SELECT * FROM t VERSION AS OF 3", "SELECT * FROM table_version ( t , version => 3 ) AS t");
+        check_version("FROM a.b VERSION AS OF 3 x JOIN c", "FROM table_version ( a . b , version => 3 ) x JOIN c");
+        check_version("FROM \"T\" TIMESTAMP AS OF '2024-01-01' WHERE x", "FROM table_version ( \"T\" , timestamp => '2024-01-01' ) AS \"T\" WHERE x");
+        check_version("FROM t TIMESTAMP AS OF (now() - x) AS y", "FROM table_version ( t , timestamp => ( now ( ) - x ) ) AS y");
+        check_version("SELECT version AS of_x FROM t", "SELECT version AS of_x FROM t");
+        assert!(rewrite_versions(tokens("FROM t VERSION AS OF WHERE")).is_err());
+    }
+
+    fn check_stars(sql: &str, expected: &str) {
+        let tokens = rewrite_versions(tokens(sql)).unwrap();
+        let stars = find_stars(&tokens).unwrap().unwrap();
+        assert_eq!(text(&expand_stars(tokens, &stars, &["id".into(), "V v".into()])), expected);
+    }
+
+    #[test]
+    fn stars_become_the_columns_of_the_target() {
+        check_stars(
+            "MERGE INTO t USING s ON t.id = s.id WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *",
+            "MERGE INTO t USING s ON t . id = s . id WHEN MATCHED THEN UPDATE SET \"id\" = s . \"id\" , \"V v\" = s . \"V v\" \
+             WHEN NOT MATCHED THEN INSERT ( \"id\" , \"V v\" ) VALUES ( s . \"id\" , s . \"V v\" )",
+        );
+        check_stars(
+            "MERGE INTO a.t AS x USING (SELECT 1) AS y ON TRUE WHEN NOT MATCHED THEN INSERT *",
+            "MERGE INTO a . t AS x USING ( SELECT 1 ) AS y ON TRUE WHEN NOT MATCHED THEN INSERT ( \"id\" , \"V v\" ) VALUES ( y . \"id\" , y . \"V v\" )",
+        );
+        assert!(find_stars(&tokens("MERGE INTO t USING (SELECT 1) ON TRUE WHEN NOT MATCHED THEN INSERT *").into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_))).collect::<Vec<_>>()).is_err());
+        assert!(find_stars(&tokens("SELECT * FROM t")).unwrap().is_none());
+    }
+}
