@@ -78,8 +78,8 @@ fn run_example(path: &Path, proves: bool) -> Result<(), Failed> {
 fn run_all(warehouse: &Warehouse, script: &str) -> Result<Option<Answer>, Failed> {
     let mut last = None;
     for statement in split_statements(script)? {
-        let failed = |error| format!("{error}\n[SQL] {statement}");
-        last = Some(warehouse.run(statement).map_err(failed)?);
+        let failed = |error| format!("{error}\n[SQL] {}", statement.text);
+        last = Some(warehouse.run(statement.text).map_err(failed)?);
     }
     Ok(last)
 }

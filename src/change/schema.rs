@@ -83,15 +83,6 @@ pub fn change_schema(table: &str, schema: &Schema) -> Result<SchemaRef> {
     Ok(Arc::new(Schema::new(columns.chain(change_columns()).collect::<Vec<_>>())))
 }
 
-/// As [`change_schema`], with the columns of `metadata => 'full'`.
-///
-/// # Errors
-/// If the source has a column with one of the reserved names.
-pub fn change_schema_full(table: &str, schema: &Schema) -> Result<SchemaRef> {
-    let plain = change_schema(table, schema)?;
-    let columns = plain.fields().iter().cloned().chain(metadata_columns());
-    Ok(Arc::new(Schema::new(columns.collect::<Vec<_>>())))
-}
 
 /// Refuses a source whose own columns would be mistaken for ours.
 ///

@@ -390,7 +390,7 @@ fn case(branches: Vec<(Expr, Expr)>, default: Option<Expr>) -> datafusion::error
     }
     match (builder, default) {
         (Some(mut builder), Some(default)) => builder.otherwise(default),
-        (Some(mut builder), None) => builder.end(),
+        (Some(builder), None) => builder.end(),
         (None, default) => Ok(default.unwrap_or_else(|| lit(datafusion::common::ScalarValue::Null))),
     }
 }

@@ -183,7 +183,7 @@ fn feed_scan(table: &DeltaTable, layout: &Arc<TableLayout>, files: Vec<ScanFile>
     let mut scan = DeltaScan::new(table, layout, files);
     if from_file {
         constants.remove(0);
-        scan.file_columns = vec![Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, true)) as FieldRef];
+        scan.file_columns = vec![Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, false)) as FieldRef];
     }
     scan.constants = constants;
     scan

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
-use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, col, lit};
@@ -89,9 +88,4 @@ impl TableFunctionImpl for TableChangesFunction {
     fn call_with_args(&self, _: TableFunctionArgs<'_, '_>) -> Result<Arc<dyn TableProvider>> {
         datafusion::common::plan_err!("table_changes needs Alluvial's relation planner; call ctx.register_alluvial()")
     }
-}
-
-/// A NULL of any type.
-pub(crate) fn null() -> Expr {
-    lit(ScalarValue::Null)
 }
