@@ -12,7 +12,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A version was asked for that the source does not have (yet).
-    #[error("VERSION_NOT_FOUND: {what} {requested} is after the current version {current} of {table}; {hint}")]
+    #[error(
+        "VERSION_NOT_FOUND: {what} {requested} is after the current version {current} of {table}; {hint}"
+    )]
     VersionNotFound {
         /// The table as the user named it.
         table: String,
@@ -57,7 +59,9 @@ pub enum Error {
         version: i64,
     },
     /// The schema changed inside the range in a way that the rows cannot be carried over.
-    #[error("INCOMPATIBLE_SCHEMA: the schema of {table} changed at version {version}: {detail}; read up to version {before} and from version {version} separately")]
+    #[error(
+        "INCOMPATIBLE_SCHEMA: the schema of {table} changed at version {version}: {detail}; read up to version {before} and from version {version} separately"
+    )]
     IncompatibleSchema {
         /// The table as the user named it.
         table: String,
@@ -77,7 +81,9 @@ pub enum Error {
         needs: String,
     },
     /// Another writer won, and planning the statement again did not help.
-    #[error("CONCURRENT_WRITE: {operation} at version {version} changed what this statement read or wrote ({detail}); nothing was written, run the statement again")]
+    #[error(
+        "CONCURRENT_WRITE: {operation} at version {version} changed what this statement read or wrote ({detail}); nothing was written, run the statement again"
+    )]
     Conflict {
         /// The version the winner committed.
         version: i64,
@@ -98,7 +104,9 @@ pub enum Error {
         rows: u64,
     },
     /// A row breaks a constraint of the table.
-    #[error("CONSTRAINT_VIOLATION: {constraint} of {table} is violated by the row {row}; nothing was written")]
+    #[error(
+        "CONSTRAINT_VIOLATION: {constraint} of {table} is violated by the row {row}; nothing was written"
+    )]
     Constraint {
         /// The table as the user named it.
         table: String,
@@ -119,7 +127,9 @@ pub enum Error {
         hint: String,
     },
     /// There is a table of that name already.
-    #[error("table {0} exists already; use CREATE OR REPLACE TABLE, CREATE TABLE IF NOT EXISTS, or DROP TABLE first")]
+    #[error(
+        "table {0} exists already; use CREATE OR REPLACE TABLE, CREATE TABLE IF NOT EXISTS, or DROP TABLE first"
+    )]
     TableExists(String),
     /// The transaction log says something that the protocol does not allow.
     #[error("the transaction log of {table} is damaged: {detail}")]

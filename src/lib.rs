@@ -1,5 +1,13 @@
 //! Alluvial: a change-data engine for lakehouses, on Apache DataFusion.
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic"))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "tests may panic"
+    )
+)]
 
 pub mod change;
 pub mod delta;

@@ -5,5 +5,6 @@ mod schema;
 
 pub use range::{Bound, BoundKind, ChangeBounds, ChangeRange, VersionClock};
 pub use schema::{
-    CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, change_columns, change_schema, metadata_columns, refuse_reserved_columns,
+    CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, change_columns, change_schema,
+    metadata_columns, refuse_reserved_columns,
 };

@@ -107,7 +107,11 @@ impl ChangeBounds {
                 return Err(Error::InvalidRange("until_version must be a version or a timestamp; leave it out to read up to the current version".into()));
             }
         };
-        Ok(ChangeRange { since, until, from_creation: self.since == Bound::Beginning })
+        Ok(ChangeRange {
+            since,
+            until,
+            from_creation: self.since == Bound::Beginning,
+        })
     }
 }
 
@@ -174,7 +178,9 @@ mod tests {
         let got = ChangeBounds { since, until }.resolve(&Clock);
         match (got, expected) {
             (Ok(range), Ok(bounds)) => assert_eq!((range.since(), range.until()), bounds),
-            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error} lacks {part:?}"),
+            (Err(error), Err(part)) => {
+                assert!(error.to_string().contains(part), "{error} lacks {part:?}")
+            }
             (got, expected) => panic!("got {got:?}, expected {expected:?}"),
         }
     }
@@ -186,9 +192,25 @@ mod tests {
         check(Bound::Beginning, None, Ok((-1, 5)));
         check(Bound::Earliest, Some(Bound::Version(4)), Ok((2, 4)));
         check(Bound::Timestamp(31), Some(Bound::Timestamp(40)), Ok((3, 4)));
-        check(Bound::Version(7), None, Err("VERSION_NOT_FOUND: since_version 7 is after the current version 5 of orders"));
-        check(Bound::Version(-2), None, Err("since_version -2 is not a version"));
-        check(Bound::Version(3), Some(Bound::Version(3)), Err("since_version => 2"));
-        check(Bound::Version(3), Some(Bound::Version(9)), Err("until_version 9 is after the current version 5"));
+        check(
+            Bound::Version(7),
+            None,
+            Err("VERSION_NOT_FOUND: since_version 7 is after the current version 5 of orders"),
+        );
+        check(
+            Bound::Version(-2),
+            None,
+            Err("since_version -2 is not a version"),
+        );
+        check(
+            Bound::Version(3),
+            Some(Bound::Version(3)),
+            Err("since_version => 2"),
+        );
+        check(
+            Bound::Version(3),
+            Some(Bound::Version(9)),
+            Err("until_version 9 is after the current version 5"),
+        );
     }
 }

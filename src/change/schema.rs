@@ -52,7 +52,11 @@ pub fn change_columns() -> Vec<FieldRef> {
     vec![
         Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, false)),
         Arc::new(Field::new(COMMIT_VERSION, DataType::Int64, false)),
-        Arc::new(Field::new(COMMIT_TIMESTAMP, DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true)),
+        Arc::new(Field::new(
+            COMMIT_TIMESTAMP,
+            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            true,
+        )),
     ]
 }
 
@@ -79,10 +83,14 @@ pub fn metadata_columns() -> Vec<FieldRef> {
 /// If the source has a column with one of the reserved names.
 pub fn change_schema(table: &str, schema: &Schema) -> Result<SchemaRef> {
     refuse_reserved_columns(table, schema)?;
-    let columns = schema.fields().iter().map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
-    Ok(Arc::new(Schema::new(columns.chain(change_columns()).collect::<Vec<_>>())))
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
+    Ok(Arc::new(Schema::new(
+        columns.chain(change_columns()).collect::<Vec<_>>(),
+    )))
 }
-
 
 /// Refuses a source whose own columns would be mistaken for ours.
 ///
@@ -91,7 +99,11 @@ pub fn change_schema(table: &str, schema: &Schema) -> Result<SchemaRef> {
 pub fn refuse_reserved_columns(table: &str, schema: &Schema) -> Result<()> {
     let reserved = change_columns().into_iter().chain(metadata_columns());
     for ours in reserved {
-        if schema.fields().iter().any(|field| field.name().eq_ignore_ascii_case(ours.name())) {
+        if schema
+            .fields()
+            .iter()
+            .any(|field| field.name().eq_ignore_ascii_case(ours.name()))
+        {
             return Err(Error::invalid(format!(
                 "{table} has a column {:?}, a name that change reads need for themselves; rename the column or read through a view without it",
                 ours.name()

@@ -246,7 +246,9 @@ pub(crate) fn parse_commit(table: &str, version: i64, bytes: &[u8]) -> Result<Ve
             detail: format!("line {} of commit {version}: {error}", number + 1),
         })
     });
-    parsed.filter_map(|line| line.map(Line::into_action).transpose()).collect()
+    parsed
+        .filter_map(|line| line.map(Line::into_action).transpose())
+        .collect()
 }
 
 /// Writes actions as the bytes of a commit file.
@@ -268,17 +270,39 @@ pub(crate) fn format_commit(actions: &[Action]) -> Result<Vec<u8>> {
 /// If it is not UTF-8, or an absolute URI (a file of another table, as shallow clones have).
 pub(crate) fn decode_path(table: &str, raw: &str) -> Result<Path> {
     if raw.contains("://") || raw.starts_with('/') {
-        return Err(Error::UnsupportedFeature { table: table.into(), needs: format!("refers to the file {raw:?} outside of its own folder (a shallow clone)") });
+        return Err(Error::UnsupportedFeature {
+            table: table.into(),
+            needs: format!(
+                "refers to the file {raw:?} outside of its own folder (a shallow clone)"
+            ),
+        });
     }
     let decoded = percent_decode_str(raw)
         .decode_utf8()
-        .map_err(|error| Error::DamagedLog { table: table.into(), detail: format!("the path {raw:?} is not UTF-8: {error}") })?;
+        .map_err(|error| Error::DamagedLog {
+            table: table.into(),
+            detail: format!("the path {raw:?} is not UTF-8: {error}"),
+        })?;
     Ok(Path::parse(decoded.as_ref())?)
 }
 
 /// Characters that a URI path may not hold; the set that delta-spark and delta-rs escape.
-const ESCAPED: &AsciiSet =
-    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?').add(b'[').add(b'\\').add(b']').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+const ESCAPED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
 
 /// The log path of an object path relative to the table: the inverse of [`decode_path`].
 pub(crate) fn encode_path(path: &str) -> String {
@@ -299,7 +323,12 @@ mod tests {
             assert_eq!(decode_path("t", raw).unwrap().as_ref(), decoded);
             assert_eq!(encode_path(decoded), raw);
         }
-        assert!(decode_path("t", "s3://other/part-0.parquet").unwrap_err().to_string().contains("shallow clone"));
+        assert!(
+            decode_path("t", "s3://other/part-0.parquet")
+                .unwrap_err()
+                .to_string()
+                .contains("shallow clone")
+        );
     }
 
     #[test]
@@ -310,7 +339,9 @@ mod tests {
 {"remove":{"path":"a.parquet","dataChange":true}}"#;
         let actions = parse_commit("t", 3, text).unwrap();
         assert_eq!(actions.len(), 2);
-        let error = parse_commit("t", 3, b"{\"add\":{}}").unwrap_err().to_string();
+        let error = parse_commit("t", 3, b"{\"add\":{}}")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("line 1 of commit 3"), "{error}");
     }
 }

@@ -13,7 +13,9 @@ use super::actions::{Format, Metadata, Protocol};
 use super::data_file::WriteTarget;
 use super::features::protocol_for;
 use super::layout::TableLayout;
-use super::properties::{ENABLE_CHANGE_DATA_FEED, ENABLE_DELETION_VECTORS, PRIMARY_KEY, TableProperties};
+use super::properties::{
+    ENABLE_CHANGE_DATA_FEED, ENABLE_DELETION_VECTORS, PRIMARY_KEY, TableProperties,
+};
 use super::table::DeltaTable;
 use crate::error::{Error, Result};
 
@@ -35,22 +37,40 @@ impl TableDefinition {
     /// When there is no column, a name is used twice, a key or partition column does not exist, or a type is not Delta's.
     pub(crate) fn actions(&self, table: &str, id: Option<String>) -> Result<(Metadata, Protocol)> {
         self.check(table)?;
-        let columns = self.columns.iter().map(|field| delta_field(table, field)).collect::<Result<Vec<_>>>()?;
-        let columns = columns.into_iter().map(|field| if self.primary_key.contains(field.name()) { not_null(field) } else { field });
+        let columns = self
+            .columns
+            .iter()
+            .map(|field| delta_field(table, field))
+            .collect::<Result<Vec<_>>>()?;
+        let columns = columns.into_iter().map(|field| {
+            if self.primary_key.contains(field.name()) {
+                not_null(field)
+            } else {
+                field
+            }
+        });
         let schema = Schema::new(columns.collect::<Vec<_>>());
         let kernel: StructType = (&schema).try_into_kernel()?;
         let mut configuration = self.properties.clone();
         for key in [ENABLE_CHANGE_DATA_FEED, ENABLE_DELETION_VECTORS] {
-            configuration.entry(key.into()).or_insert_with(|| "true".into());
+            configuration
+                .entry(key.into())
+                .or_insert_with(|| "true".into());
         }
         if !self.primary_key.is_empty() {
-            configuration.insert(PRIMARY_KEY.into(), serde_json::to_string(&self.primary_key)?);
+            configuration.insert(
+                PRIMARY_KEY.into(),
+                serde_json::to_string(&self.primary_key)?,
+            );
         }
         let metadata = Metadata {
             id: id.unwrap_or_else(|| Uuid::new_v4().to_string()),
             name: None,
             description: self.comment.clone(),
-            format: Format { provider: "parquet".into(), options: HashMap::new() },
+            format: Format {
+                provider: "parquet".into(),
+                options: HashMap::new(),
+            },
             schema_string: serde_json::to_string(&kernel)?,
             partition_columns: self.partition_columns.clone(),
             configuration,
@@ -62,31 +82,53 @@ impl TableDefinition {
 
     fn check(&self, table: &str) -> Result<()> {
         if self.columns.is_empty() {
-            return Err(Error::invalid(format!("table {table} has no columns; name at least one, as in CREATE TABLE {table} (id BIGINT)")));
+            return Err(Error::invalid(format!(
+                "table {table} has no columns; name at least one, as in CREATE TABLE {table} (id BIGINT)"
+            )));
         }
         let mut seen = HashMap::new();
         for field in &self.columns {
             if let Some(other) = seen.insert(field.name().to_lowercase(), field.name()) {
-                return Err(Error::invalid(format!("table {table} has the column {:?} twice ({other:?}); Delta's column names do not differ by case", field.name())));
+                return Err(Error::invalid(format!(
+                    "table {table} has the column {:?} twice ({other:?}); Delta's column names do not differ by case",
+                    field.name()
+                )));
             }
         }
         for name in self.partition_columns.iter().chain(&self.primary_key) {
             if !self.columns.iter().any(|field| field.name() == name) {
-                let names: Vec<&str> = self.columns.iter().map(|field| field.name().as_str()).collect();
-                return Err(Error::invalid(format!("table {table} has no column {name:?}; its columns are {}", names.join(", "))));
+                let names: Vec<&str> = self
+                    .columns
+                    .iter()
+                    .map(|field| field.name().as_str())
+                    .collect();
+                return Err(Error::invalid(format!(
+                    "table {table} has no column {name:?}; its columns are {}",
+                    names.join(", ")
+                )));
             }
         }
         if self.partition_columns.len() == self.columns.len() {
-            return Err(Error::invalid(format!("table {table} is partitioned by all of its columns; leave at least one for the files")));
+            return Err(Error::invalid(format!(
+                "table {table} is partitioned by all of its columns; leave at least one for the files"
+            )));
         }
         Ok(())
     }
 }
 
 /// What a writer needs of a table that a commit is only about to make.
-pub(crate) fn write_target(table: &DeltaTable, metadata: &Metadata, protocol: &Protocol) -> Result<WriteTarget> {
+pub(crate) fn write_target(
+    table: &DeltaTable,
+    metadata: &Metadata,
+    protocol: &Protocol,
+) -> Result<WriteTarget> {
     let layout = Arc::new(TableLayout::try_new(table.name(), metadata)?);
-    Ok(WriteTarget { table: table.clone(), layout, properties: TableProperties::new(metadata, protocol) })
+    Ok(WriteTarget {
+        table: table.clone(),
+        layout,
+        properties: TableProperties::new(metadata, protocol),
+    })
 }
 
 /// The field in the type that Delta keeps it in, nested fields included.
@@ -95,13 +137,27 @@ pub(crate) fn write_target(table: &DeltaTable, metadata: &Metadata, protocol: &P
 /// For a type that Delta has no counterpart for, naming the column and a type to cast to.
 pub(crate) fn delta_field(table: &str, field: &FieldRef) -> Result<FieldRef> {
     let data_type = delta_type(field.data_type()).map_err(|hint| {
-        Error::invalid(format!("column {:?} of {table} has the type {}, which Delta has not; {hint}", field.name(), field.data_type()))
+        Error::invalid(format!(
+            "column {:?} of {table} has the type {}, which Delta has not; {hint}",
+            field.name(),
+            field.data_type()
+        ))
     })?;
-    Ok(Arc::new(Field::new(field.name(), data_type, field.is_nullable())))
+    Ok(Arc::new(Field::new(
+        field.name(),
+        data_type,
+        field.is_nullable(),
+    )))
 }
 
 fn delta_type(data_type: &DataType) -> Result<DataType, &'static str> {
-    let nested = |field: &FieldRef| Ok::<_, &'static str>(Arc::new(Field::new(field.name(), delta_type(field.data_type())?, field.is_nullable())));
+    let nested = |field: &FieldRef| {
+        Ok::<_, &'static str>(Arc::new(Field::new(
+            field.name(),
+            delta_type(field.data_type())?,
+            field.is_nullable(),
+        )))
+    };
     Ok(match data_type {
         DataType::UInt8 => DataType::Int16,
         DataType::UInt16 => DataType::Int32,
@@ -109,26 +165,55 @@ fn delta_type(data_type: &DataType) -> Result<DataType, &'static str> {
         DataType::UInt64 => DataType::Decimal128(20, 0),
         DataType::Float16 => DataType::Float32,
         DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
-        DataType::BinaryView | DataType::LargeBinary | DataType::FixedSizeBinary(_) => DataType::Binary,
+        DataType::BinaryView | DataType::LargeBinary | DataType::FixedSizeBinary(_) => {
+            DataType::Binary
+        }
         DataType::Date64 => DataType::Date32,
         DataType::Timestamp(_, None) => DataType::Timestamp(TimeUnit::Microsecond, None),
-        DataType::Timestamp(_, Some(_)) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => DataType::Decimal128(*precision, *scale),
+        DataType::Timestamp(_, Some(_)) => {
+            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+        }
+        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
+            DataType::Decimal128(*precision, *scale)
+        }
         DataType::Dictionary(_, values) => delta_type(values)?,
-        DataType::List(field) | DataType::LargeList(field) | DataType::ListView(field) | DataType::FixedSizeList(field, _) => DataType::List(nested(field)?),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(nested).collect::<Result<_, _>>()?),
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::FixedSizeList(field, _) => DataType::List(nested(field)?),
+        DataType::Struct(fields) => {
+            DataType::Struct(fields.iter().map(nested).collect::<Result<_, _>>()?)
+        }
         DataType::Map(entries, sorted) => DataType::Map(nested(entries)?, *sorted),
         DataType::Null => return Err("CAST the NULL to a type"),
         DataType::Decimal256(..) => return Err("CAST it to DECIMAL with at most 38 digits"),
-        DataType::Time32(_) | DataType::Time64(_) | DataType::Interval(_) | DataType::Duration(_) => return Err("CAST it to STRING"),
+        DataType::Time32(_)
+        | DataType::Time64(_)
+        | DataType::Interval(_)
+        | DataType::Duration(_) => return Err("CAST it to STRING"),
         other if is_delta_type(other) => other.clone(),
         _ => return Err("CAST it to STRING"),
     })
 }
 
 fn is_delta_type(data_type: &DataType) -> bool {
-    use DataType::{Binary, Boolean, Date32, Decimal128, Float32, Float64, Int8, Int16, Int32, Int64, Utf8};
-    matches!(data_type, Boolean | Int8 | Int16 | Int32 | Int64 | Float32 | Float64 | Decimal128(..) | Utf8 | Binary | Date32)
+    use DataType::{
+        Binary, Boolean, Date32, Decimal128, Float32, Float64, Int8, Int16, Int32, Int64, Utf8,
+    };
+    matches!(
+        data_type,
+        Boolean
+            | Int8
+            | Int16
+            | Int32
+            | Int64
+            | Float32
+            | Float64
+            | Decimal128(..)
+            | Utf8
+            | Binary
+            | Date32
+    )
 }
 
 fn not_null(field: FieldRef) -> FieldRef {
@@ -140,7 +225,13 @@ mod tests {
     use super::*;
 
     fn definition(columns: &[(&str, DataType)]) -> TableDefinition {
-        TableDefinition { columns: columns.iter().map(|(name, data_type)| Arc::new(Field::new(*name, data_type.clone(), true))).collect(), ..Default::default() }
+        TableDefinition {
+            columns: columns
+                .iter()
+                .map(|(name, data_type)| Arc::new(Field::new(*name, data_type.clone(), true)))
+                .collect(),
+            ..Default::default()
+        }
     }
 
     fn refused(definition: &TableDefinition, part: &str) {
@@ -150,18 +241,46 @@ mod tests {
 
     #[test]
     fn a_table_lists_exactly_the_features_it_uses() {
-        let (_, protocol) = definition(&[("id", DataType::UInt32)]).actions("t", None).unwrap();
-        assert_eq!((protocol.min_reader_version, protocol.min_writer_version), (3, 7));
+        let (_, protocol) = definition(&[("id", DataType::UInt32)])
+            .actions("t", None)
+            .unwrap();
+        assert_eq!(
+            (protocol.min_reader_version, protocol.min_writer_version),
+            (3, 7)
+        );
         assert_eq!(protocol.reader_features.unwrap(), ["deletionVectors"]);
-        assert_eq!(protocol.writer_features.unwrap(), ["appendOnly", "invariants", "deletionVectors", "changeDataFeed"]);
+        assert_eq!(
+            protocol.writer_features.unwrap(),
+            [
+                "appendOnly",
+                "invariants",
+                "deletionVectors",
+                "changeDataFeed"
+            ]
+        );
     }
 
     #[test]
     fn bad_definitions_are_refused() {
         refused(&definition(&[]), "has no columns");
-        refused(&definition(&[("a", DataType::Int32), ("A", DataType::Int32)]), "twice");
+        refused(
+            &definition(&[("a", DataType::Int32), ("A", DataType::Int32)]),
+            "twice",
+        );
         refused(&definition(&[("a", DataType::Null)]), "CAST the NULL");
-        refused(&TableDefinition { partition_columns: vec!["b".into()], ..definition(&[("a", DataType::Int32)]) }, "no column \"b\"");
-        refused(&TableDefinition { partition_columns: vec!["a".into()], ..definition(&[("a", DataType::Int32)]) }, "all of its columns");
+        refused(
+            &TableDefinition {
+                partition_columns: vec!["b".into()],
+                ..definition(&[("a", DataType::Int32)])
+            },
+            "no column \"b\"",
+        );
+        refused(
+            &TableDefinition {
+                partition_columns: vec!["a".into()],
+                ..definition(&[("a", DataType::Int32)])
+            },
+            "all of its columns",
+        );
     }
 }

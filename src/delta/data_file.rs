@@ -11,14 +11,14 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use delta_kernel::table_properties::DataSkippingNumIndexedCols;
 use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
-use object_store::{ObjectStore, ObjectStoreExt};
 use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::file::metadata::ParquetMetaDataReader;
 
 use super::actions::{Add, AddCdcFile, decode_path, encode_path};
 use super::layout::TableLayout;
-use super::relabel::relabel_array;
 use super::properties::TableProperties;
+use super::relabel::relabel_array;
 use super::snapshot::Snapshot;
 use super::table::DeltaTable;
 use crate::change::CHANGE_TYPE;
@@ -37,7 +37,11 @@ pub(crate) struct WriteTarget {
 
 impl From<&Snapshot> for WriteTarget {
     fn from(snapshot: &Snapshot) -> Self {
-        Self { table: snapshot.table().clone(), layout: Arc::clone(snapshot.layout()), properties: snapshot.properties().clone() }
+        Self {
+            table: snapshot.table().clone(),
+            layout: Arc::clone(snapshot.layout()),
+            properties: snapshot.properties().clone(),
+        }
     }
 }
 
@@ -51,17 +55,29 @@ impl DataFileWriter {
     /// A writer for new files of the table.
     pub(crate) fn new(target: &WriteTarget) -> Self {
         let schema = physical_schema(&target.layout, false);
-        Self { writer: DeltaWriter::new(target.table.store(), writer_config(target, &schema)), schema }
+        Self {
+            writer: DeltaWriter::new(target.table.store(), writer_config(target, &schema)),
+            schema,
+        }
     }
 
     /// Appends rows; partitioned tables are split by partition.
     pub(crate) async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        Ok(self.writer.write(&to_physical(batch, &self.schema)?).await?)
+        Ok(self
+            .writer
+            .write(&to_physical(batch, &self.schema)?)
+            .await?)
     }
 
     /// Finishes the files; none is written for no rows.
     pub(crate) async fn close(self) -> Result<Vec<Add>> {
-        Ok(self.writer.close().await?.into_iter().map(add_action).collect())
+        Ok(self
+            .writer
+            .close()
+            .await?
+            .into_iter()
+            .map(add_action)
+            .collect())
     }
 }
 
@@ -75,13 +91,20 @@ impl ChangeFileWriter {
     /// A writer for new change files of the table.
     pub(crate) fn new(target: &WriteTarget) -> Self {
         let schema = physical_schema(&target.layout, true);
-        let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(target.table.store(), CHANGE_DATA_FOLDER));
-        Self { writer: DeltaWriter::new(store, writer_config(target, &schema)), schema }
+        let store: Arc<dyn ObjectStore> =
+            Arc::new(PrefixStore::new(target.table.store(), CHANGE_DATA_FOLDER));
+        Self {
+            writer: DeltaWriter::new(store, writer_config(target, &schema)),
+            schema,
+        }
     }
 
     /// Appends change rows.
     pub(crate) async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        Ok(self.writer.write(&to_physical(batch, &self.schema)?).await?)
+        Ok(self
+            .writer
+            .write(&to_physical(batch, &self.schema)?)
+            .await?)
     }
 
     /// Finishes the files.
@@ -94,43 +117,80 @@ impl ChangeFileWriter {
 /// How many rows a file holds, by its footer: for files whose statistics do not say.
 pub(crate) async fn count_rows(table: &DeltaTable, add: &Add) -> Result<u64> {
     const TRAILER: u64 = 8;
-    let damaged = |detail: String| Error::DamagedLog { table: table.name().into(), detail: format!("{}: {detail}", add.path) };
+    let damaged = |detail: String| Error::DamagedLog {
+        table: table.name().into(),
+        detail: format!("{}: {detail}", add.path),
+    };
     let path = decode_path(table.name(), &add.path)?;
-    let size = u64::try_from(add.size).ok().filter(|size| *size > TRAILER).ok_or_else(|| damaged(format!("its size is {}", add.size)))?;
+    let size = u64::try_from(add.size)
+        .ok()
+        .filter(|size| *size > TRAILER)
+        .ok_or_else(|| damaged(format!("its size is {}", add.size)))?;
     let store = table.store();
     let trailer = store.get_range(&path, size - TRAILER..size).await?;
-    let length = trailer.first_chunk::<4>().map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)));
-    let start = (size - TRAILER).checked_sub(length).ok_or_else(|| damaged("its footer is longer than the file".into()))?;
+    let length = trailer
+        .first_chunk::<4>()
+        .map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)));
+    let start = (size - TRAILER)
+        .checked_sub(length)
+        .ok_or_else(|| damaged("its footer is longer than the file".into()))?;
     let footer = store.get_range(&path, start..size - TRAILER).await?;
-    let metadata = ParquetMetaDataReader::decode_metadata(&footer).map_err(|error| damaged(error.to_string()))?;
+    let metadata = ParquetMetaDataReader::decode_metadata(&footer)
+        .map_err(|error| damaged(error.to_string()))?;
     u64::try_from(metadata.file_metadata().num_rows()).map_err(Error::internal)
 }
 
 fn physical_schema(layout: &TableLayout, change_type: bool) -> SchemaRef {
     // nullability is a promise of the table, checked before rows come here
-    let columns = layout.physical().iter().map(|field| Arc::new(field.as_ref().clone()));
+    let columns = layout
+        .physical()
+        .iter()
+        .map(|field| Arc::new(field.as_ref().clone()));
     let change_type = change_type.then(|| Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, true)));
     Arc::new(Schema::new(columns.chain(change_type).collect::<Vec<_>>()))
 }
 
 fn writer_config(target: &WriteTarget, schema: &SchemaRef) -> WriterConfig {
     let (properties, layout) = (&target.properties, &target.layout);
-    let partitions = layout.partition_columns().iter().map(|index| layout.physical_name(*index).to_owned()).collect();
+    let partitions = layout
+        .partition_columns()
+        .iter()
+        .map(|index| layout.physical_name(*index).to_owned())
+        .collect();
     let indexed = match properties.indexed_columns {
         count if count < 0 => DataSkippingNumIndexedCols::AllColumns,
         count => DataSkippingNumIndexedCols::NumColumns(u64::try_from(count).unwrap_or(0)),
     };
     let file_bytes = NonZeroU64::new(properties.target_file_bytes);
-    WriterConfig::new(Arc::clone(schema), partitions, None, file_bytes, None, indexed, properties.stats_columns.clone())
+    WriterConfig::new(
+        Arc::clone(schema),
+        partitions,
+        None,
+        file_bytes,
+        None,
+        indexed,
+        properties.stats_columns.clone(),
+    )
 }
 
 /// The same columns by their physical names and types.
 fn to_physical(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| {
-        let array: ArrayRef = if column.data_type() == field.data_type() { Arc::clone(column) } else { relabel_array(column, field.data_type())? };
-        Ok(array)
-    });
-    Ok(RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_>>()?)?)
+    let columns = batch
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(|(column, field)| {
+            let array: ArrayRef = if column.data_type() == field.data_type() {
+                Arc::clone(column)
+            } else {
+                relabel_array(column, field.data_type())?
+            };
+            Ok(array)
+        });
+    Ok(RecordBatch::try_new(
+        Arc::clone(schema),
+        columns.collect::<Result<_>>()?,
+    )?)
 }
 
 fn add_action(add: deltalake::kernel::Add) -> Add {

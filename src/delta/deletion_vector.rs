@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use delta_kernel::actions::deletion_vector_writer::{KernelDeletionVector, StreamingDeletionVectorWriter};
+use delta_kernel::actions::deletion_vector_writer::{
+    KernelDeletionVector, StreamingDeletionVectorWriter,
+};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -49,30 +51,53 @@ pub(crate) async fn read_all(
 ///
 /// # Errors
 /// [`Error::DamagedLog`] when the bytes are not what the descriptor says.
-pub(crate) async fn read(store: &dyn ObjectStore, table: &str, descriptor: &DeletionVectorDescriptor) -> Result<RoaringTreemap> {
-    let damaged = |detail: String| Error::DamagedLog { table: table.into(), detail };
-    let size = u64::try_from(descriptor.size_in_bytes).map_err(|_| damaged(format!("deletion vector size {}", descriptor.size_in_bytes)))?;
+pub(crate) async fn read(
+    store: &dyn ObjectStore,
+    table: &str,
+    descriptor: &DeletionVectorDescriptor,
+) -> Result<RoaringTreemap> {
+    let damaged = |detail: String| Error::DamagedLog {
+        table: table.into(),
+        detail,
+    };
+    let size = u64::try_from(descriptor.size_in_bytes)
+        .map_err(|_| damaged(format!("deletion vector size {}", descriptor.size_in_bytes)))?;
     let bytes = match descriptor.storage_type.as_str() {
-        "i" => Bytes::from(z85::decode(&descriptor.path_or_inline_dv).map_err(|error| damaged(format!("inline deletion vector: {error}")))?),
+        "i" => Bytes::from(
+            z85::decode(&descriptor.path_or_inline_dv)
+                .map_err(|error| damaged(format!("inline deletion vector: {error}")))?,
+        ),
         "u" | "p" => {
             let path = file_of(table, descriptor)?;
             // the offset points at the size; four bytes on, the data begins, and the checksum follows it
             let start = u64::try_from(descriptor.offset.unwrap_or(1)).unwrap_or(1) + 4;
             let framed = store.get_range(&path, start..start + size + 4).await?;
-            check_crc(&framed).map_err(|reason| damaged(format!("deletion vector {path}: {reason}")))?;
+            check_crc(&framed)
+                .map_err(|reason| damaged(format!("deletion vector {path}: {reason}")))?;
             framed.slice(..framed.len() - 4)
         }
-        other => return Err(damaged(format!("unknown deletion vector storage type {other:?}"))),
+        other => {
+            return Err(damaged(format!(
+                "unknown deletion vector storage type {other:?}"
+            )));
+        }
     };
     let bitmap = parse(&bytes).map_err(damaged)?;
     if bitmap.len() != u64::try_from(descriptor.cardinality).unwrap_or(0) {
-        return Err(damaged(format!("a deletion vector has {} rows where the log says {}", bitmap.len(), descriptor.cardinality)));
+        return Err(damaged(format!(
+            "a deletion vector has {} rows where the log says {}",
+            bitmap.len(),
+            descriptor.cardinality
+        )));
     }
     Ok(bitmap)
 }
 
 /// Writes one file with the deletion vectors of several data files, and returns their descriptors in order.
-pub(crate) async fn write(store: &dyn ObjectStore, bitmaps: Vec<RoaringTreemap>) -> Result<(Path, Vec<DeletionVectorDescriptor>)> {
+pub(crate) async fn write(
+    store: &dyn ObjectStore,
+    bitmaps: Vec<RoaringTreemap>,
+) -> Result<(Path, Vec<DeletionVectorDescriptor>)> {
     let id = Uuid::new_v4();
     let mut buffer = Vec::new();
     let mut descriptors = Vec::with_capacity(bitmaps.len());
@@ -102,7 +127,10 @@ pub(crate) fn row_selection(bitmap: &RoaringTreemap, rows: u64, marked: bool) ->
     let mut push = |count: u64, skip: bool| match selectors.last_mut() {
         Some(last) if last.skip == skip => last.row_count += count as usize,
         _ if count == 0 => {}
-        _ => selectors.push(RowSelector { row_count: count as usize, skip }),
+        _ => selectors.push(RowSelector {
+            row_count: count as usize,
+            skip,
+        }),
     };
     for row in bitmap.iter().take_while(|row| *row < rows) {
         push(row - next, marked);
@@ -116,32 +144,56 @@ pub(crate) fn row_selection(bitmap: &RoaringTreemap, rows: u64, marked: bool) ->
 /// The file of a vector: `<prefix>/deletion_vector_<uuid>.bin` for `u`, a path in the table's own store for `p`.
 fn file_of(table: &str, descriptor: &DeletionVectorDescriptor) -> Result<Path> {
     let text = &descriptor.path_or_inline_dv;
-    let damaged = |detail: String| Error::DamagedLog { table: table.into(), detail };
+    let damaged = |detail: String| Error::DamagedLog {
+        table: table.into(),
+        detail,
+    };
     if descriptor.storage_type == "p" {
-        return Err(Error::UnsupportedFeature { table: table.into(), needs: format!("keeps a deletion vector at the absolute path {text:?}") });
+        return Err(Error::UnsupportedFeature {
+            table: table.into(),
+            needs: format!("keeps a deletion vector at the absolute path {text:?}"),
+        });
     }
     if text.len() < UUID_CHARACTERS || !text.is_char_boundary(text.len() - UUID_CHARACTERS) {
-        return Err(damaged(format!("deletion vector path {text:?} is shorter than its UUID")));
+        return Err(damaged(format!(
+            "deletion vector path {text:?} is shorter than its UUID"
+        )));
     }
     let (prefix, id) = text.split_at(text.len() - UUID_CHARACTERS);
-    let decoded = z85::decode(id).map_err(|error| damaged(format!("deletion vector path {text:?}: {error}")))?;
-    let id = Uuid::from_slice(&decoded).map_err(|error| damaged(format!("deletion vector path {text:?}: {error}")))?;
+    let decoded = z85::decode(id)
+        .map_err(|error| damaged(format!("deletion vector path {text:?}: {error}")))?;
+    let id = Uuid::from_slice(&decoded)
+        .map_err(|error| damaged(format!("deletion vector path {text:?}: {error}")))?;
     let name = format!("deletion_vector_{id}.bin");
-    Ok(Path::from(if prefix.is_empty() { name } else { format!("{prefix}/{name}") }))
+    Ok(Path::from(if prefix.is_empty() {
+        name
+    } else {
+        format!("{prefix}/{name}")
+    }))
 }
 
 fn parse(bytes: &[u8]) -> Result<RoaringTreemap, String> {
-    let (magic, data) = bytes.split_first_chunk::<4>().ok_or("a deletion vector is shorter than its magic number")?;
+    let (magic, data) = bytes
+        .split_first_chunk::<4>()
+        .ok_or("a deletion vector is shorter than its magic number")?;
     if u32::from_le_bytes(*magic) != MAGIC {
-        return Err(format!("a deletion vector begins with {} instead of {MAGIC}", u32::from_le_bytes(*magic)));
+        return Err(format!(
+            "a deletion vector begins with {} instead of {MAGIC}",
+            u32::from_le_bytes(*magic)
+        ));
     }
-    RoaringTreemap::deserialize_from(data).map_err(|error| format!("a deletion vector is no Roaring bitmap: {error}"))
+    RoaringTreemap::deserialize_from(data)
+        .map_err(|error| format!("a deletion vector is no Roaring bitmap: {error}"))
 }
 
 fn check_crc(framed: &[u8]) -> Result<(), String> {
     let (data, stored) = framed.split_last_chunk::<4>().ok_or("it is truncated")?;
     let computed = crc32fast::hash(data);
-    if computed == u32::from_be_bytes(*stored) { Ok(()) } else { Err("its checksum does not match".into()) }
+    if computed == u32::from_be_bytes(*stored) {
+        Ok(())
+    } else {
+        Err("its checksum does not match".into())
+    }
 }
 
 #[cfg(test)]
@@ -149,8 +201,15 @@ mod tests {
     use super::*;
 
     fn check(marks: &[u64], rows: u64, marked: bool, expected: &[(usize, bool)]) {
-        let selection = row_selection(&RoaringTreemap::from_iter(marks.iter().copied()), rows, marked);
-        let got: Vec<(usize, bool)> = selection.iter().map(|selector| (selector.row_count, selector.skip)).collect();
+        let selection = row_selection(
+            &RoaringTreemap::from_iter(marks.iter().copied()),
+            rows,
+            marked,
+        );
+        let got: Vec<(usize, bool)> = selection
+            .iter()
+            .map(|selector| (selector.row_count, selector.skip))
+            .collect();
         assert_eq!(got, expected, "{marks:?} of {rows}, marked = {marked}");
     }
 
@@ -173,10 +232,23 @@ mod tests {
         for (descriptor, bitmap) in descriptors.iter().zip(&written) {
             assert_eq!(&read(&store, "t", descriptor).await.unwrap(), bitmap);
         }
-        let mut bytes = store.get(&path).await.unwrap().bytes().await.unwrap().to_vec();
+        let mut bytes = store
+            .get(&path)
+            .await
+            .unwrap()
+            .bytes()
+            .await
+            .unwrap()
+            .to_vec();
         let last = bytes.len() - 6;
         bytes[last] ^= 1;
         store.put(&path, bytes.into()).await.unwrap();
-        assert!(read(&store, "t", &descriptors[1]).await.unwrap_err().to_string().contains("checksum"));
+        assert!(
+            read(&store, "t", &descriptors[1])
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("checksum")
+        );
     }
 }

@@ -47,22 +47,53 @@ const WRITABLE: [&str; 18] = [
 
 /// Refuses a table that we would misread.
 pub(crate) fn check_readable(table: &str, protocol: &Protocol) -> Result<()> {
-    refuse(table, "reader", protocol.reader_features.as_deref(), &READABLE)?;
+    refuse(
+        table,
+        "reader",
+        protocol.reader_features.as_deref(),
+        &READABLE,
+    )?;
     if protocol.min_reader_version > 3 {
-        return unsupported(table, format!("needs reader version {}, and this build knows up to 3", protocol.min_reader_version));
+        return unsupported(
+            table,
+            format!(
+                "needs reader version {}, and this build knows up to 3",
+                protocol.min_reader_version
+            ),
+        );
     }
     Ok(())
 }
 
 /// Refuses a table that we would write wrongly.
-pub(crate) fn check_writable(table: &str, metadata: &Metadata, protocol: &Protocol, layout: &TableLayout) -> Result<()> {
+pub(crate) fn check_writable(
+    table: &str,
+    metadata: &Metadata,
+    protocol: &Protocol,
+    layout: &TableLayout,
+) -> Result<()> {
     check_readable(table, protocol)?;
-    refuse(table, "writer", protocol.writer_features.as_deref(), &WRITABLE)?;
+    refuse(
+        table,
+        "writer",
+        protocol.writer_features.as_deref(),
+        &WRITABLE,
+    )?;
     if protocol.min_writer_version > 7 {
-        return unsupported(table, format!("needs writer version {}, and this build knows up to 7", protocol.min_writer_version));
+        return unsupported(
+            table,
+            format!(
+                "needs writer version {}, and this build knows up to 7",
+                protocol.min_writer_version
+            ),
+        );
     }
     if layout.is_mapped() && !metadata.partition_columns.is_empty() {
-        return unsupported(table, "has partition columns and column mapping, which this build does not write together".into());
+        return unsupported(
+            table,
+            "has partition columns and column mapping, which this build does not write together"
+                .into(),
+        );
     }
     for field in layout.kernel_schema().fields() {
         check_column(table, field)?;
@@ -78,11 +109,23 @@ fn check_column(table: &str, field: &StructField) -> Result<()> {
     ];
     for (key, what) in COMPUTED {
         if field.metadata().contains_key(key) {
-            return unsupported(table, format!("has a column {:?} that {what}, which this build does not write", field.name()));
+            return unsupported(
+                table,
+                format!(
+                    "has a column {:?} that {what}, which this build does not write",
+                    field.name()
+                ),
+            );
         }
     }
     if contains_variant(field.data_type()) {
-        return unsupported(table, format!("has a variant column {:?}, which this build does not write", field.name()));
+        return unsupported(
+            table,
+            format!(
+                "has a variant column {:?}, which this build does not write",
+                field.name()
+            ),
+        );
     }
     Ok(())
 }
@@ -90,26 +133,57 @@ fn check_column(table: &str, field: &StructField) -> Result<()> {
 fn contains_variant(data_type: &DataType) -> bool {
     match data_type {
         DataType::Variant(_) => true,
-        DataType::Struct(fields) => fields.fields().any(|field| contains_variant(field.data_type())),
+        DataType::Struct(fields) => fields
+            .fields()
+            .any(|field| contains_variant(field.data_type())),
         DataType::Array(array) => contains_variant(array.element_type()),
-        DataType::Map(map) => contains_variant(map.key_type()) || contains_variant(map.value_type()),
+        DataType::Map(map) => {
+            contains_variant(map.key_type()) || contains_variant(map.value_type())
+        }
         DataType::Primitive(_) => false,
     }
 }
 
 fn refuse(table: &str, side: &str, listed: Option<&[String]>, known: &[&str]) -> Result<()> {
-    let unknown: Vec<&str> = listed.unwrap_or_default().iter().map(String::as_str).filter(|name| !known.contains(name)).collect();
-    if unknown.is_empty() { Ok(()) } else { unsupported(table, format!("needs the {side} feature(s) {}, which this build does not have", unknown.join(", "))) }
+    let unknown: Vec<&str> = listed
+        .unwrap_or_default()
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !known.contains(name))
+        .collect();
+    if unknown.is_empty() {
+        Ok(())
+    } else {
+        unsupported(
+            table,
+            format!(
+                "needs the {side} feature(s) {}, which this build does not have",
+                unknown.join(", ")
+            ),
+        )
+    }
 }
 
 fn unsupported<T>(table: &str, needs: String) -> Result<T> {
-    Err(Error::UnsupportedFeature { table: table.into(), needs })
+    Err(Error::UnsupportedFeature {
+        table: table.into(),
+        needs,
+    })
 }
 
 /// The protocol that a table of ours needs: every feature that its schema and properties use, and no other.
 pub(crate) fn protocol_for(schema: &StructType, metadata: &Metadata) -> Protocol {
-    let on = |key: &str| metadata.configuration.get(key).is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    let mut protocol = Protocol { min_reader_version: 1, min_writer_version: 2, ..Protocol::default() };
+    let on = |key: &str| {
+        metadata
+            .configuration
+            .get(key)
+            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    };
+    let mut protocol = Protocol {
+        min_reader_version: 1,
+        min_writer_version: 2,
+        ..Protocol::default()
+    };
     let mut both = Vec::new();
     let mut writer = Vec::new();
     if on(ENABLE_DELETION_VECTORS) {
@@ -118,10 +192,17 @@ pub(crate) fn protocol_for(schema: &StructType, metadata: &Metadata) -> Protocol
     if schema.fields().any(|field| contains_ntz(field.data_type())) {
         both.push("timestampNtz");
     }
-    if metadata.configuration.contains_key("delta.columnMapping.mode") {
+    if metadata
+        .configuration
+        .contains_key("delta.columnMapping.mode")
+    {
         both.push("columnMapping");
     }
-    if metadata.configuration.get("delta.checkpointPolicy").is_some_and(|policy| policy == "v2") {
+    if metadata
+        .configuration
+        .get("delta.checkpointPolicy")
+        .is_some_and(|policy| policy == "v2")
+    {
         both.push("v2Checkpoint");
     }
     if on(ENABLE_CHANGE_DATA_FEED) {
@@ -130,7 +211,11 @@ pub(crate) fn protocol_for(schema: &StructType, metadata: &Metadata) -> Protocol
     if on("delta.enableInCommitTimestamps") {
         writer.push("inCommitTimestamp");
     }
-    if metadata.configuration.keys().any(|key| key.starts_with(super::properties::CONSTRAINT_PREFIX)) {
+    if metadata
+        .configuration
+        .keys()
+        .any(|key| key.starts_with(super::properties::CONSTRAINT_PREFIX))
+    {
         writer.push("checkConstraints");
     }
     if !both.is_empty() {
@@ -139,7 +224,10 @@ pub(crate) fn protocol_for(schema: &StructType, metadata: &Metadata) -> Protocol
     }
     if !both.is_empty() || !writer.is_empty() {
         protocol.min_writer_version = 7;
-        let all = ["appendOnly", "invariants"].iter().chain(&both).chain(&writer);
+        let all = ["appendOnly", "invariants"]
+            .iter()
+            .chain(&both)
+            .chain(&writer);
         protocol.writer_features = Some(all.map(ToString::to_string).collect());
     }
     protocol
@@ -152,18 +240,38 @@ pub(crate) fn upgrade(protocol: &Protocol, needed: &Protocol) -> Option<Protocol
     upgraded.min_writer_version = upgraded.min_writer_version.max(needed.min_writer_version);
     if upgraded.min_writer_version >= 7 {
         let implied = legacy_writer_features(protocol.min_writer_version);
-        upgraded.writer_features = Some(union(protocol.writer_features.as_deref(), needed.writer_features.as_deref(), implied));
+        upgraded.writer_features = Some(union(
+            protocol.writer_features.as_deref(),
+            needed.writer_features.as_deref(),
+            implied,
+        ));
     }
     if upgraded.min_reader_version >= 3 {
-        let implied: &[&str] = if protocol.min_reader_version == 2 { &["columnMapping"] } else { &[] };
-        upgraded.reader_features = Some(union(protocol.reader_features.as_deref(), needed.reader_features.as_deref(), implied));
+        let implied: &[&str] = if protocol.min_reader_version == 2 {
+            &["columnMapping"]
+        } else {
+            &[]
+        };
+        upgraded.reader_features = Some(union(
+            protocol.reader_features.as_deref(),
+            needed.reader_features.as_deref(),
+            implied,
+        ));
     }
     (upgraded != *protocol).then_some(upgraded)
 }
 
 /// The features that a legacy writer version implies and that must be listed once the version is 7 (*Table Features*).
 fn legacy_writer_features(version: i32) -> &'static [&'static str] {
-    const ALL: [&str; 7] = ["appendOnly", "invariants", "checkConstraints", "changeDataFeed", "generatedColumns", "columnMapping", "identityColumns"];
+    const ALL: [&str; 7] = [
+        "appendOnly",
+        "invariants",
+        "checkConstraints",
+        "changeDataFeed",
+        "generatedColumns",
+        "columnMapping",
+        "identityColumns",
+    ];
     match version {
         2 => &ALL[..2],
         3 => &ALL[..3],
@@ -176,7 +284,10 @@ fn legacy_writer_features(version: i32) -> &'static [&'static str] {
 
 fn union(present: Option<&[String]>, added: Option<&[String]>, implied: &[&str]) -> Vec<String> {
     let mut features: Vec<String> = present.unwrap_or_default().to_vec();
-    let more = implied.iter().map(ToString::to_string).chain(added.unwrap_or_default().iter().cloned());
+    let more = implied
+        .iter()
+        .map(ToString::to_string)
+        .chain(added.unwrap_or_default().iter().cloned());
     for feature in more {
         if !features.contains(&feature) {
             features.push(feature);
@@ -204,14 +315,23 @@ mod tests {
 
     #[test]
     fn unknown_features_are_refused_by_name() {
-        let protocol = Protocol { min_reader_version: 3, min_writer_version: 7, reader_features: features(&["teleportation"]), writer_features: None };
+        let protocol = Protocol {
+            min_reader_version: 3,
+            min_writer_version: 7,
+            reader_features: features(&["teleportation"]),
+            writer_features: None,
+        };
         let error = check_readable("t", &protocol).unwrap_err().to_string();
         assert!(error.contains("reader feature(s) teleportation"), "{error}");
     }
 
     #[test]
     fn an_upgrade_keeps_what_the_legacy_version_implied() {
-        let legacy = Protocol { min_reader_version: 1, min_writer_version: 4, ..Protocol::default() };
+        let legacy = Protocol {
+            min_reader_version: 1,
+            min_writer_version: 4,
+            ..Protocol::default()
+        };
         let needed = Protocol {
             min_reader_version: 3,
             min_writer_version: 7,
@@ -221,7 +341,14 @@ mod tests {
         let upgraded = upgrade(&legacy, &needed).unwrap();
         assert_eq!(
             upgraded.writer_features,
-            features(&["appendOnly", "invariants", "checkConstraints", "changeDataFeed", "generatedColumns", "deletionVectors"])
+            features(&[
+                "appendOnly",
+                "invariants",
+                "checkConstraints",
+                "changeDataFeed",
+                "generatedColumns",
+                "deletionVectors"
+            ])
         );
         assert_eq!(upgrade(&upgraded, &needed), None);
     }

@@ -30,18 +30,36 @@ impl TableLayout {
     /// # Errors
     /// [`Error::DamagedLog`] when the schema string is not a schema or a partition column is missing from it.
     pub(crate) fn try_new(table: &str, metadata: &Metadata) -> Result<Self> {
-        let damaged = |detail: String| Error::DamagedLog { table: table.into(), detail };
-        let kernel: StructType = serde_json::from_str(&metadata.schema_string).map_err(|error| damaged(format!("schemaString: {error}")))?;
+        let damaged = |detail: String| Error::DamagedLog {
+            table: table.into(),
+            detail,
+        };
+        let kernel: StructType = serde_json::from_str(&metadata.schema_string)
+            .map_err(|error| damaged(format!("schemaString: {error}")))?;
         let mapping = mapping_mode(&metadata.configuration);
         let logical: Schema = (&kernel).try_into_arrow()?;
         let physical: Schema = (&kernel.make_physical(mapping)?).try_into_arrow()?;
         let partition_columns = metadata.partition_columns.iter().map(|name| {
-            logical.index_of(name).map_err(|_| damaged(format!("the partition column {name:?} is not in the schema")))
+            logical.index_of(name).map_err(|_| {
+                damaged(format!(
+                    "the partition column {name:?} is not in the schema"
+                ))
+            })
         });
         Ok(Self {
             partition_columns: partition_columns.collect::<Result<_>>()?,
-            logical: Arc::new(Schema::new(logical.fields().iter().map(|field| plain(field, false)).collect::<Vec<_>>())),
-            physical: physical.fields().iter().map(|field| plain(field, true)).collect(),
+            logical: Arc::new(Schema::new(
+                logical
+                    .fields()
+                    .iter()
+                    .map(|field| plain(field, false))
+                    .collect::<Vec<_>>(),
+            )),
+            physical: physical
+                .fields()
+                .iter()
+                .map(|field| plain(field, true))
+                .collect(),
             mapping,
             kernel: Arc::new(kernel),
         })
@@ -89,7 +107,10 @@ impl TableLayout {
 }
 
 fn mapping_mode(configuration: &HashMap<String, String>) -> ColumnMappingMode {
-    match configuration.get("delta.columnMapping.mode").map(String::as_str) {
+    match configuration
+        .get("delta.columnMapping.mode")
+        .map(String::as_str)
+    {
         Some("name") => ColumnMappingMode::Name,
         Some("id") => ColumnMappingMode::Id,
         _ => ColumnMappingMode::None,
@@ -99,14 +120,23 @@ fn mapping_mode(configuration: &HashMap<String, String>) -> ColumnMappingMode {
 /// The field without metadata, at every level; `ids` keeps the Parquet field ids that column mapping writes.
 fn plain(field: &FieldRef, ids: bool) -> FieldRef {
     const FIELD_ID: &str = "PARQUET:field_id";
-    let kept = field.metadata().get(FIELD_ID).filter(|_| ids).map(|id| HashMap::from([(FIELD_ID.to_owned(), id.clone())]));
+    let kept = field
+        .metadata()
+        .get(FIELD_ID)
+        .filter(|_| ids)
+        .map(|id| HashMap::from([(FIELD_ID.to_owned(), id.clone())]));
     let data_type = plain_type(field.data_type(), ids);
-    Arc::new(Field::new(field.name(), data_type, field.is_nullable()).with_metadata(kept.unwrap_or_default()))
+    Arc::new(
+        Field::new(field.name(), data_type, field.is_nullable())
+            .with_metadata(kept.unwrap_or_default()),
+    )
 }
 
 fn plain_type(data_type: &DataType, ids: bool) -> DataType {
     match data_type {
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| plain(field, ids)).collect()),
+        DataType::Struct(fields) => {
+            DataType::Struct(fields.iter().map(|field| plain(field, ids)).collect())
+        }
         DataType::List(field) => DataType::List(plain(field, ids)),
         DataType::Map(entries, sorted) => DataType::Map(plain(entries, ids), *sorted),
         other => other.clone(),

@@ -3,6 +3,8 @@
 //! Reading a range costs round trips, not parsing, so commits are fetched many at a time and handed on in version order.
 //! Checkpoints and compacted logs hold neither `cdc` nor `commitInfo`, so only the JSON commits will do (*Checkpoints*).
 
+use std::sync::Arc;
+
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -56,7 +58,11 @@ pub(crate) async fn list_commits(table: &DeltaTable, first: i64) -> Result<Vec<C
     let mut files: Vec<CommitFile> = listed
         .try_filter_map(|meta| async move {
             let version = version_of(&meta.location);
-            Ok(version.map(|version| CommitFile { version, modified: meta.last_modified.timestamp_millis(), path: meta.location }))
+            Ok(version.map(|version| CommitFile {
+                version,
+                modified: meta.last_modified.timestamp_millis(),
+                path: meta.location,
+            }))
         })
         .try_collect()
         .await?;
@@ -74,10 +80,12 @@ pub(crate) async fn read_commits(snapshot: &Snapshot, files: &[CommitFile]) -> R
     let (store, table) = (snapshot.table().store(), snapshot.table());
     futures::stream::iter(files.to_vec())
         .map(|file| {
-            let (store, table) = (store.clone(), table.clone());
+            let (store, table) = (Arc::clone(&store), table.clone());
             // parsing runs on the workers, beside the other fetches
             async move {
-                tokio::spawn(async move { read_commit(store.as_ref(), table.name(), &file).await }).await.map_err(Error::internal)?
+                tokio::spawn(async move { read_commit(store.as_ref(), table.name(), &file).await })
+                    .await
+                    .map_err(Error::internal)?
             }
         })
         .buffered(CONCURRENT_READS)
@@ -89,20 +97,31 @@ pub(crate) async fn read_commits(snapshot: &Snapshot, files: &[CommitFile]) -> R
 async fn read_commit(store: &dyn ObjectStore, table: &str, file: &CommitFile) -> Result<Commit> {
     let bytes = store.get(&file.path).await?.bytes().await?;
     let actions = parse_commit(table, file.version, &bytes)?;
-    Ok(Commit { version: file.version, timestamp: file.modified * 1000, actions })
+    Ok(Commit {
+        version: file.version,
+        timestamp: file.modified * 1000,
+        actions,
+    })
 }
 
 /// *In-Commit Timestamps*: from the enablement version on the commit's own time counts, before it the file's.
 fn with_timestamp(snapshot: &Snapshot, mut commit: Commit) -> Commit {
     let properties = snapshot.properties();
     if properties.in_commit_timestamps && commit.version >= properties.in_commit_timestamp_since {
-        commit.timestamp = commit.info().and_then(|info| info.in_commit_timestamp).map_or(commit.timestamp, |millis| millis * 1000);
+        commit.timestamp = commit
+            .info()
+            .and_then(|info| info.in_commit_timestamp)
+            .map_or(commit.timestamp, |millis| millis * 1000);
     }
     commit
 }
 
 /// The newest version committed at or before `micros`, or -1; `files` is every commit that is left.
-pub(crate) async fn version_at(snapshot: &Snapshot, files: &[CommitFile], micros: i64) -> Result<i64> {
+pub(crate) async fn version_at(
+    snapshot: &Snapshot,
+    files: &[CommitFile],
+    micros: i64,
+) -> Result<i64> {
     let (mut low, mut high) = (0, files.len());
     while low < high {
         let middle = usize::midpoint(low, high);
@@ -121,7 +140,11 @@ async fn timestamp_of(snapshot: &Snapshot, file: &CommitFile) -> Result<i64> {
         return Ok(file.modified * 1000);
     }
     let table = snapshot.table();
-    Ok(with_timestamp(snapshot, read_commit(table.store().as_ref(), table.name(), file).await?).timestamp)
+    Ok(with_timestamp(
+        snapshot,
+        read_commit(table.store().as_ref(), table.name(), file).await?,
+    )
+    .timestamp)
 }
 
 /// The commit file of a version.
@@ -131,8 +154,12 @@ pub(crate) fn commit_path(version: i64) -> Path {
 
 /// The version of a commit file; `None` for everything else that lies in the log.
 fn version_of(path: &Path) -> Option<i64> {
-    let digits = path.as_ref().strip_prefix("_delta_log/")?.strip_suffix(".json")?;
-    (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
+    let digits = path
+        .as_ref()
+        .strip_prefix("_delta_log/")?
+        .strip_suffix(".json")?;
+    (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| digits.parse().ok())?
 }
 
 #[cfg(test)]
@@ -144,7 +171,10 @@ mod tests {
         for (path, version) in [
             ("_delta_log/00000000000000000012.json", Some(12)),
             ("_delta_log/00000000000000000012.checkpoint.parquet", None),
-            ("_delta_log/00000000000000000001.00000000000000000004.compacted.json", None),
+            (
+                "_delta_log/00000000000000000001.00000000000000000004.compacted.json",
+                None,
+            ),
             ("_delta_log/_last_checkpoint", None),
             ("_delta_log/_commits/00000000000000000012.0f.json", None),
         ] {

@@ -42,15 +42,32 @@ impl TableProperties {
         let values = &metadata.configuration;
         Self {
             change_data_feed: change_data_feed(values, protocol),
-            deletion_vectors: flag(values, ENABLE_DELETION_VECTORS) && writes(protocol, "deletionVectors"),
-            append_only: flag(values, "delta.appendOnly") && (protocol.min_writer_version < 7 || writes(protocol, "appendOnly")),
-            in_commit_timestamps: flag(values, "delta.enableInCommitTimestamps") && writes(protocol, "inCommitTimestamp"),
-            in_commit_timestamp_since: number(values, "delta.inCommitTimestampEnablementVersion").unwrap_or(0),
-            checkpoint_interval: number(values, "delta.checkpointInterval").filter(|n| *n > 0).unwrap_or(DEFAULT_CHECKPOINT_INTERVAL),
-            target_file_bytes: number(values, "delta.targetFileSize").filter(|n| *n > 0).unwrap_or(DEFAULT_TARGET_FILE_BYTES),
-            indexed_columns: number(values, "delta.dataSkippingNumIndexedCols").unwrap_or(DEFAULT_INDEXED_COLUMNS),
-            stats_columns: values.get("delta.dataSkippingStatsColumns").map(|names| names.split(',').map(|name| name.trim().to_owned()).collect()),
-            primary_key: values.get(PRIMARY_KEY).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
+            deletion_vectors: flag(values, ENABLE_DELETION_VECTORS)
+                && writes(protocol, "deletionVectors"),
+            append_only: flag(values, "delta.appendOnly")
+                && (protocol.min_writer_version < 7 || writes(protocol, "appendOnly")),
+            in_commit_timestamps: flag(values, "delta.enableInCommitTimestamps")
+                && writes(protocol, "inCommitTimestamp"),
+            in_commit_timestamp_since: number(values, "delta.inCommitTimestampEnablementVersion")
+                .unwrap_or(0),
+            checkpoint_interval: number(values, "delta.checkpointInterval")
+                .filter(|n| *n > 0)
+                .unwrap_or(DEFAULT_CHECKPOINT_INTERVAL),
+            target_file_bytes: number(values, "delta.targetFileSize")
+                .filter(|n| *n > 0)
+                .unwrap_or(DEFAULT_TARGET_FILE_BYTES),
+            indexed_columns: number(values, "delta.dataSkippingNumIndexedCols")
+                .unwrap_or(DEFAULT_INDEXED_COLUMNS),
+            stats_columns: values.get("delta.dataSkippingStatsColumns").map(|names| {
+                names
+                    .split(',')
+                    .map(|name| name.trim().to_owned())
+                    .collect()
+            }),
+            primary_key: values
+                .get(PRIMARY_KEY)
+                .and_then(|text| serde_json::from_str(text).ok())
+                .unwrap_or_default(),
             constraints: constraints(values),
         }
     }
@@ -58,11 +75,14 @@ impl TableProperties {
 
 /// Whether the change data feed is on: with table features, only if `changeDataFeed` is one of them.
 pub(crate) fn change_data_feed(values: &HashMap<String, String>, protocol: &Protocol) -> bool {
-    flag(values, ENABLE_CHANGE_DATA_FEED) && (protocol.min_writer_version < 7 || writes(protocol, "changeDataFeed"))
+    flag(values, ENABLE_CHANGE_DATA_FEED)
+        && (protocol.min_writer_version < 7 || writes(protocol, "changeDataFeed"))
 }
 
 fn flag(values: &HashMap<String, String>, key: &str) -> bool {
-    values.get(key).is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
+    values
+        .get(key)
+        .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
 }
 
 fn number<T: std::str::FromStr>(values: &HashMap<String, String>, key: &str) -> Option<T> {
@@ -70,11 +90,19 @@ fn number<T: std::str::FromStr>(values: &HashMap<String, String>, key: &str) -> 
 }
 
 fn writes(protocol: &Protocol, feature: &str) -> bool {
-    protocol.writer_features.as_ref().is_some_and(|features| features.iter().any(|name| name == feature))
+    protocol
+        .writer_features
+        .as_ref()
+        .is_some_and(|features| features.iter().any(|name| name == feature))
 }
 
 fn constraints(values: &HashMap<String, String>) -> Vec<(String, String)> {
-    let named = values.iter().filter_map(|(key, expression)| Some((key.strip_prefix(CONSTRAINT_PREFIX)?.to_owned(), expression.clone())));
+    let named = values.iter().filter_map(|(key, expression)| {
+        Some((
+            key.strip_prefix(CONSTRAINT_PREFIX)?.to_owned(),
+            expression.clone(),
+        ))
+    });
     let mut found: Vec<_> = named.collect();
     found.sort();
     found

@@ -13,8 +13,19 @@ use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
 
 /// `expression` with its type `from` renamed to `to`; the expression itself where nothing differs.
-pub(crate) fn relabel(expression: Arc<dyn PhysicalExpr>, from: &DataType, to: &DataType) -> Arc<dyn PhysicalExpr> {
-    if from == to { expression } else { Arc::new(RelabelExpr { expression, data_type: to.clone() }) }
+pub(crate) fn relabel(
+    expression: Arc<dyn PhysicalExpr>,
+    from: &DataType,
+    to: &DataType,
+) -> Arc<dyn PhysicalExpr> {
+    if from == to {
+        expression
+    } else {
+        Arc::new(RelabelExpr {
+            expression,
+            data_type: to.clone(),
+        })
+    }
 }
 
 /// An array whose type is `to`, which must be its own type but for the names of nested fields.
@@ -28,9 +39,17 @@ fn relabel_data(data: ArrayData, to: &DataType) -> Result<ArrayData> {
         DataType::List(field) | DataType::Map(field, _) => vec![field.data_type()],
         _ => return Ok(data),
     };
-    let children = data.child_data().iter().zip(names).map(|(child, to)| relabel_data(child.clone(), to));
+    let children = data
+        .child_data()
+        .iter()
+        .zip(names)
+        .map(|(child, to)| relabel_data(child.clone(), to));
     let children = children.collect::<Result<Vec<_>>>()?;
-    Ok(data.into_builder().data_type(to.clone()).child_data(children).build()?)
+    Ok(data
+        .into_builder()
+        .data_type(to.clone())
+        .child_data(children)
+        .build()?)
 }
 
 #[derive(Debug, Clone, Eq)]
@@ -68,16 +87,28 @@ impl PhysicalExpr for RelabelExpr {
     }
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        let array = self.expression.evaluate(batch)?.into_array(batch.num_rows())?;
-        Ok(ColumnarValue::Array(relabel_array(&array, &self.data_type)?))
+        let array = self
+            .expression
+            .evaluate(batch)?
+            .into_array(batch.num_rows())?;
+        Ok(ColumnarValue::Array(relabel_array(
+            &array,
+            &self.data_type,
+        )?))
     }
 
     fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
         vec![&self.expression]
     }
 
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
-        Ok(Arc::new(Self { expression: children.remove(0), data_type: self.data_type.clone() }))
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn PhysicalExpr>>,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        Ok(Arc::new(Self {
+            expression: children.remove(0),
+            data_type: self.data_type.clone(),
+        }))
     }
 
     fn fmt_sql(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -94,9 +125,17 @@ mod tests {
 
     #[test]
     fn nested_fields_get_their_new_names() {
-        let data_type = |name: &str| DataType::Struct(Fields::from(vec![Field::new(name, DataType::Int64, true)]));
-        let DataType::Struct(fields) = data_type("col-1") else { unreachable!() };
-        let array: ArrayRef = Arc::new(StructArray::new(fields, vec![Arc::new(Int64Array::from(vec![1, 2]))], Some(vec![true, false].into())));
+        let data_type = |name: &str| {
+            DataType::Struct(Fields::from(vec![Field::new(name, DataType::Int64, true)]))
+        };
+        let DataType::Struct(fields) = data_type("col-1") else {
+            unreachable!()
+        };
+        let array: ArrayRef = Arc::new(StructArray::new(
+            fields,
+            vec![Arc::new(Int64Array::from(vec![1, 2]))],
+            Some(vec![true, false].into()),
+        ));
         let renamed = relabel_array(&array, &data_type("x")).unwrap();
         assert_eq!(renamed.data_type(), &data_type("x"));
         assert_eq!(renamed.null_count(), 1);

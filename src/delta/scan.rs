@@ -23,11 +23,11 @@ use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::utils::conjunction;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
-use datafusion::physical_optimizer::pruning::PruningPredicate;
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -106,9 +106,15 @@ impl DeltaScan {
 
     /// The schema of the scan, before any projection.
     pub(crate) fn schema(&self) -> SchemaRef {
-        let row_number = self.row_number.iter().map(|name| Arc::new(Field::new(name, DataType::Int64, true)));
+        let row_number = self
+            .row_number
+            .iter()
+            .map(|name| Arc::new(Field::new(name, DataType::Int64, true)));
         let fields = self.layout.schema().fields().iter().cloned();
-        let fields = fields.chain(self.file_columns.iter().cloned()).chain(self.constants.iter().cloned()).chain(row_number);
+        let fields = fields
+            .chain(self.file_columns.iter().cloned())
+            .chain(self.constants.iter().cloned())
+            .chain(row_number);
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
 
@@ -127,13 +133,26 @@ impl DeltaScan {
         if let Some(predicate) = &predicate {
             self.prune(&mut statistics, &columns, predicate);
         }
-        let output: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..self.schema().fields().len()).collect());
+        let output: Vec<usize> = projection
+            .cloned()
+            .unwrap_or_else(|| (0..self.schema().fields().len()).collect());
         if self.files.is_empty() {
-            return Ok(Arc::new(EmptyExec::new(Arc::new(self.schema().project(&output)?))));
+            return Ok(Arc::new(EmptyExec::new(Arc::new(
+                self.schema().project(&output)?,
+            ))));
         }
-        let config = self.file_scan_config(state, &columns, &statistics, predicate, &output, limit).await?;
-        state.runtime_env().register_object_store(self.table.store_url().as_ref(), self.table.store());
-        let source = DeltaSource::new(config, self.table.name(), total, self.runtime_pruning.clone());
+        let config = self
+            .file_scan_config(state, &columns, &statistics, predicate, &output, limit)
+            .await?;
+        state
+            .runtime_env()
+            .register_object_store(self.table.store_url().as_ref(), self.table.store());
+        let source = DeltaSource::new(
+            config,
+            self.table.name(),
+            total,
+            self.runtime_pruning.clone(),
+        );
         self.rename(DataSourceExec::from_data_source(source), &output)
     }
 
@@ -143,10 +162,15 @@ impl DeltaScan {
             let mut statistics = file_statistics(self.table.name(), &file.add, &self.layout)?;
             let data_columns = self.layout.data_columns().count();
             for _ in 0..unknown {
-                statistics.column_statistics.insert(data_columns, datafusion::common::ColumnStatistics::new_unknown());
+                statistics.column_statistics.insert(
+                    data_columns,
+                    datafusion::common::ColumnStatistics::new_unknown(),
+                );
             }
             for value in &file.constants {
-                statistics.column_statistics.push(constant_statistics(value));
+                statistics
+                    .column_statistics
+                    .push(constant_statistics(value));
             }
             Ok(Arc::new(statistics))
         };
@@ -154,10 +178,20 @@ impl DeltaScan {
     }
 
     /// Drops the files that the predicate rules out by their statistics.
-    fn prune(&mut self, statistics: &mut Vec<Arc<Statistics>>, columns: &Columns, predicate: &Arc<dyn PhysicalExpr>) {
+    fn prune(
+        &mut self,
+        statistics: &mut Vec<Arc<Statistics>>,
+        columns: &Columns,
+        predicate: &Arc<dyn PhysicalExpr>,
+    ) {
         let schema = Arc::clone(columns.table_schema.schema_without_virtual_columns());
-        let Ok(pruning) = PruningPredicate::try_new(Arc::clone(predicate), Arc::clone(&schema)) else { return };
-        let Ok(keep) = pruning.prune(&PrunableStatistics::new(statistics.clone(), schema)) else { return };
+        let builder = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&schema));
+        let Ok(pruning) = builder.try_build(Arc::clone(predicate)) else {
+            return;
+        };
+        let Ok(keep) = pruning.prune(&PrunableStatistics::new(statistics.clone(), schema)) else {
+            return;
+        };
         let mut kept = keep.iter();
         self.files.retain(|_| *kept.next().unwrap_or(&true));
         let mut kept = keep.iter();
@@ -173,11 +207,17 @@ impl DeltaScan {
         output: &[usize],
         limit: Option<usize>,
     ) -> Result<datafusion::datasource::physical_plan::FileScanConfig> {
-        let mut options = TableParquetOptions { global: state.config_options().execution.parquet.clone(), ..Default::default() };
+        let mut options = TableParquetOptions {
+            global: state.config_options().execution.parquet.clone(),
+            ..Default::default()
+        };
         // Spark's INT96 timestamps reach further than 64-bit nanoseconds
         options.global.coerce_int96 = Some("us".into());
-        options.global.pushdown_filters = self.pushdown_filters.unwrap_or(options.global.pushdown_filters);
-        let mut source = ParquetSource::new(columns.table_schema.clone()).with_table_parquet_options(options);
+        options.global.pushdown_filters = self
+            .pushdown_filters
+            .unwrap_or(options.global.pushdown_filters);
+        let mut source =
+            ParquetSource::new(columns.table_schema.clone()).with_table_parquet_options(options);
         if let Some(predicate) = predicate {
             source = source.with_predicate(predicate);
         }
@@ -192,15 +232,22 @@ impl DeltaScan {
         Ok(builder.build())
     }
 
-    async fn partitioned_files(&self, statistics: &[Arc<Statistics>]) -> Result<Vec<PartitionedFile>> {
+    async fn partitioned_files(
+        &self,
+        statistics: &[Arc<Statistics>],
+    ) -> Result<Vec<PartitionedFile>> {
         let mut files = Vec::with_capacity(self.files.len());
         for (file, statistics) in self.files.iter().zip(statistics) {
             let path = decode_path(self.table.name(), &file.add.path)?;
-            let partitions = self.layout.partition_columns().iter().map(|index| partition_value(self.table.name(), &self.layout, *index, &file.add));
+            let partitions =
+                self.layout.partition_columns().iter().map(|index| {
+                    partition_value(self.table.name(), &self.layout, *index, &file.add)
+                });
             let mut values = partitions.collect::<Result<Vec<_>>>()?;
             values.extend(file.constants.iter().cloned());
             let size = u64::try_from(file.add.size).unwrap_or(0);
-            let mut partitioned = PartitionedFile::new(String::new(), size).with_partition_values(values);
+            let mut partitioned =
+                PartitionedFile::new(String::new(), size).with_partition_values(values);
             partitioned.object_meta.location = path;
             partitioned.statistics = Some(Arc::clone(statistics));
             if let Some((bitmap, marked)) = file.rows.bitmap() {
@@ -208,7 +255,9 @@ impl DeltaScan {
                     Some(rows) => rows,
                     None => super::data_file::count_rows(&self.table, &file.add).await?,
                 };
-                partitioned = partitioned.with_extension(ParquetRowSelection::new(row_selection(bitmap, rows, marked)));
+                partitioned = partitioned.with_extension(ParquetRowSelection::new(row_selection(
+                    bitmap, rows, marked,
+                )));
             }
             files.push(partitioned);
         }
@@ -224,21 +273,30 @@ impl DeltaScan {
             statistics.num_rows = Precision::Exact(rows);
         }
         let bytes: u64 = files.iter().map(|file| file.object_meta.size).sum();
-        statistics.total_byte_size = Precision::Inexact(usize::try_from(bytes).unwrap_or(usize::MAX));
+        statistics.total_byte_size =
+            Precision::Inexact(usize::try_from(bytes).unwrap_or(usize::MAX));
         statistics
     }
 
     /// Gives mapped columns their logical names back.
-    fn rename(&self, plan: Arc<dyn ExecutionPlan>, output: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
+    fn rename(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        output: &[usize],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         if !self.layout.is_mapped() {
             return Ok(plan);
         }
         let schema = self.schema();
         let expressions = output.iter().enumerate().map(|(position, index)| {
             let physical = plan.schema().field(position).clone();
-            let column: Arc<dyn PhysicalExpr> = Arc::new(PhysicalColumn::new(physical.name(), position));
+            let column: Arc<dyn PhysicalExpr> =
+                Arc::new(PhysicalColumn::new(physical.name(), position));
             let logical = schema.field(*index);
-            (relabel(column, physical.data_type(), logical.data_type()), logical.name().clone())
+            (
+                relabel(column, physical.data_type(), logical.data_type()),
+                logical.name().clone(),
+            )
         });
         let expressions: Vec<_> = expressions.collect();
         Ok(Arc::new(ProjectionExec::try_new(expressions, plan)?))
@@ -276,7 +334,13 @@ pub(crate) async fn live_files(table: &DeltaTable, adds: &[Add]) -> Result<Vec<S
     let descriptors = adds.iter().map(|add| add.deletion_vector.clone()).collect();
     let vectors = deletion_vector::read_all(&table.store(), table.name(), descriptors).await?;
     let files = adds.iter().zip(vectors);
-    Ok(files.map(|(add, vector)| ScanFile { add: add.clone(), rows: RowMask::live(vector), constants: vec![] }).collect())
+    Ok(files
+        .map(|(add, vector)| ScanFile {
+            add: add.clone(),
+            rows: RowMask::live(vector),
+            constants: vec![],
+        })
+        .collect())
 }
 
 /// Where each column of the scan lies in the Parquet source's schema.
@@ -291,31 +355,58 @@ impl Columns {
     fn new(scan: &DeltaScan) -> Self {
         let layout = &scan.layout;
         let data: Vec<usize> = layout.data_columns().collect();
-        let file_fields = data.iter().map(|index| read_field(&layout.physical()[*index])).chain(scan.file_columns.iter().cloned());
+        let file_fields = data
+            .iter()
+            .map(|index| read_field(&layout.physical()[*index]))
+            .chain(scan.file_columns.iter().cloned());
         let file_schema = Arc::new(Schema::new(file_fields.collect::<Vec<_>>()));
-        let partitions = layout.partition_columns().iter().map(|index| read_field(&layout.physical()[*index]));
+        let partitions = layout
+            .partition_columns()
+            .iter()
+            .map(|index| read_field(&layout.physical()[*index]));
         let partitions: Vec<FieldRef> = partitions.chain(scan.constants.iter().cloned()).collect();
         let mut builder = TableSchema::builder(file_schema).with_table_partition_cols(partitions);
         if let Some(name) = &scan.row_number {
-            builder = builder.with_virtual_columns(vec![Arc::new(Field::new(name, DataType::Int64, true).with_extension_type(RowNumber))]);
+            builder = builder.with_virtual_columns(vec![Arc::new(
+                Field::new(name, DataType::Int64, true).with_extension_type(RowNumber),
+            )]);
         }
         let before_partitions = data.len() + scan.file_columns.len();
         let position = |index: usize| match data.iter().position(|column| *column == index) {
             Some(position) => position,
-            None => before_partitions + layout.partition_columns().iter().position(|column| *column == index).unwrap_or_default(),
+            None => {
+                before_partitions
+                    + layout
+                        .partition_columns()
+                        .iter()
+                        .position(|column| *column == index)
+                        .unwrap_or_default()
+            }
         };
         let mut inner: Vec<usize> = (0..layout.schema().fields().len()).map(position).collect();
         inner.extend(data.len()..before_partitions);
         let constants = before_partitions + layout.partition_columns().len();
-        inner.extend(constants..constants + scan.constants.len() + usize::from(scan.row_number.is_some()));
-        Self { table_schema: builder.build(), inner, logical: scan.schema() }
+        inner.extend(
+            constants..constants + scan.constants.len() + usize::from(scan.row_number.is_some()),
+        );
+        Self {
+            table_schema: builder.build(),
+            inner,
+            logical: scan.schema(),
+        }
     }
 
     /// The filters as one predicate over the Parquet source's schema; those on nested mapped columns are left to the plan above.
-    fn predicate(&self, state: &dyn Session, filters: &[Expr]) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+    fn predicate(
+        &self,
+        state: &dyn Session,
+        filters: &[Expr],
+    ) -> Result<Option<Arc<dyn PhysicalExpr>>> {
         let schema = self.table_schema.schema_without_virtual_columns();
         let rewritten = filters.iter().filter_map(|filter| self.rewrite(filter));
-        let Some(filter) = conjunction(rewritten) else { return Ok(None) };
+        let Some(filter) = conjunction(rewritten) else {
+            return Ok(None);
+        };
         let df_schema = DFSchema::try_from(Arc::clone(schema))?;
         Ok(state.create_physical_expr(filter, &df_schema).ok())
     }
@@ -327,10 +418,14 @@ impl Columns {
             Expr::Column(column) => {
                 let logical = self.logical.index_of(&column.name)?;
                 let inner = self.inner[logical];
-                if inner >= schema.fields().len() || schema.field(inner).data_type() != self.logical.field(logical).data_type() {
+                if inner >= schema.fields().len()
+                    || schema.field(inner).data_type() != self.logical.field(logical).data_type()
+                {
                     return datafusion::common::plan_err!("not a filter for the source");
                 }
-                Ok(Transformed::yes(Expr::Column(Column::new_unqualified(schema.field(inner).name()))))
+                Ok(Transformed::yes(Expr::Column(Column::new_unqualified(
+                    schema.field(inner).name(),
+                ))))
             }
             other => Ok(Transformed::no(other)),
         });

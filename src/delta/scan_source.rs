@@ -16,7 +16,9 @@ use datafusion::datasource::source::{DataSource, OpenArgs};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::projection::ProjectionExprs;
-use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::{
+    EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr,
+};
 use datafusion::physical_plan::filter_pushdown::FilterPushdownPropagation;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -39,14 +41,26 @@ pub(crate) struct DeltaSource {
 
 impl DeltaSource {
     /// Wraps the scan of those of `total` files that planning has left.
-    pub(crate) fn new(config: FileScanConfig, table: &str, total: usize, pruning: Option<Arc<dyn RuntimePruning>>) -> Self {
+    pub(crate) fn new(
+        config: FileScanConfig,
+        table: &str,
+        total: usize,
+        pruning: Option<Arc<dyn RuntimePruning>>,
+    ) -> Self {
         let left: usize = config.file_groups.iter().map(FileGroup::len).sum();
         let description = format!("delta={table}, files={left} of {total}").into();
-        Self { inner: Arc::new(config), description, pruning }
+        Self {
+            inner: Arc::new(config),
+            description,
+            pruning,
+        }
     }
 
     fn wrap(&self, inner: Arc<dyn DataSource>) -> Arc<dyn DataSource> {
-        Arc::new(Self { inner, ..self.clone() })
+        Arc::new(Self {
+            inner,
+            ..self.clone()
+        })
     }
 
     fn config(&self) -> Option<&FileScanConfig> {
@@ -55,16 +69,28 @@ impl DeltaSource {
 }
 
 /// The partition with the files that the join's keys rule out left out; called when the first row is asked for.
-fn pruned(config: &FileScanConfig, partition: usize, pruning: &dyn RuntimePruning) -> FileScanConfig {
+fn pruned(
+    config: &FileScanConfig,
+    partition: usize,
+    pruning: &dyn RuntimePruning,
+) -> FileScanConfig {
     let mut config = config.clone();
     let files = config.file_groups[partition].files();
-    let kept = files.iter().filter(|file| file.statistics.as_ref().is_none_or(|statistics| pruning.may_match(statistics)));
+    let kept = files.iter().filter(|file| {
+        file.statistics
+            .as_ref()
+            .is_none_or(|statistics| pruning.may_match(statistics))
+    });
     config.file_groups[partition] = FileGroup::new(kept.cloned().collect());
     config
 }
 
 impl DataSource for DeltaSource {
-    fn open(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn open(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
         self.open_with_args(OpenArgs::new(partition, context))
     }
 
@@ -74,23 +100,39 @@ impl DataSource for DeltaSource {
         };
         let (config, pruning) = (config.clone(), Arc::clone(pruning));
         let schema = config.projected_schema()?;
-        let opened = async move { pruned(&config, args.partition, pruning.as_ref()).open_with_args(OpenArgs::new(args.partition, args.context)) };
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::once(opened).try_flatten())))
+        let opened = async move {
+            pruned(&config, args.partition, pruning.as_ref())
+                .open_with_args(OpenArgs::new(args.partition, args.context))
+        };
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            schema,
+            stream::once(opened).try_flatten(),
+        )))
     }
 
     fn create_sibling_state(&self, config: &ConfigOptions) -> Option<Arc<dyn Any + Send + Sync>> {
         // the shared queue would hand out files before the keys are known
-        if self.pruning.is_some() { None } else { self.inner.create_sibling_state(config) }
+        if self.pruning.is_some() {
+            None
+        } else {
+            self.inner.create_sibling_state(config)
+        }
     }
 
     fn fmt_as(&self, t: DisplayFormatType, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.description)?;
-        let Some(config) = self.config() else { return Ok(()) };
+        let Some(config) = self.config() else {
+            return Ok(());
+        };
         if t == DisplayFormatType::TreeRender {
             return writeln!(f);
         }
         if let Ok(schema) = config.projected_schema() {
-            let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            let names: Vec<&str> = schema
+                .fields()
+                .iter()
+                .map(|field| field.name().as_str())
+                .collect();
             write!(f, ", projection=[{}]", names.join(", "))?;
         }
         if let Some(limit) = config.limit {
@@ -102,8 +144,16 @@ impl DataSource for DeltaSource {
         config.file_source().fmt_extra(t, f)
     }
 
-    fn repartitioned(&self, target: usize, min_size: usize, ordering: Option<LexOrdering>) -> Result<Option<Arc<dyn DataSource>>> {
-        Ok(self.inner.repartitioned(target, min_size, ordering)?.map(|inner| self.wrap(inner)))
+    fn repartitioned(
+        &self,
+        target: usize,
+        min_size: usize,
+        ordering: Option<LexOrdering>,
+    ) -> Result<Option<Arc<dyn DataSource>>> {
+        Ok(self
+            .inner
+            .repartitioned(target, min_size, ordering)?
+            .map(|inner| self.wrap(inner)))
     }
 
     fn output_partitioning(&self) -> Partitioning {
@@ -134,33 +184,57 @@ impl DataSource for DeltaSource {
         self.inner.metrics()
     }
 
-    fn try_swapping_with_projection(&self, projection: &ProjectionExprs) -> Result<Option<Arc<dyn DataSource>>> {
-        Ok(self.inner.try_swapping_with_projection(projection)?.map(|inner| self.wrap(inner)))
+    fn try_swapping_with_projection(
+        &self,
+        projection: &ProjectionExprs,
+    ) -> Result<Option<Arc<dyn DataSource>>> {
+        Ok(self
+            .inner
+            .try_swapping_with_projection(projection)?
+            .map(|inner| self.wrap(inner)))
     }
 
-    fn try_pushdown_filters(&self, filters: Vec<Arc<dyn PhysicalExpr>>, config: &ConfigOptions) -> Result<FilterPushdownPropagation<Arc<dyn DataSource>>> {
+    fn try_pushdown_filters(
+        &self,
+        filters: Vec<Arc<dyn PhysicalExpr>>,
+        config: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn DataSource>>> {
         let mut result = self.inner.try_pushdown_filters(filters, config)?;
         result.updated_node = result.updated_node.map(|inner| self.wrap(inner));
         Ok(result)
     }
 
-    fn try_pushdown_sort(&self, order: &[PhysicalSortExpr]) -> Result<SortOrderPushdownResult<Arc<dyn DataSource>>> {
+    fn try_pushdown_sort(
+        &self,
+        order: &[PhysicalSortExpr],
+    ) -> Result<SortOrderPushdownResult<Arc<dyn DataSource>>> {
         Ok(match self.inner.try_pushdown_sort(order)? {
-            SortOrderPushdownResult::Exact { inner } => SortOrderPushdownResult::Exact { inner: self.wrap(inner) },
-            SortOrderPushdownResult::Inexact { inner } => SortOrderPushdownResult::Inexact { inner: self.wrap(inner) },
+            SortOrderPushdownResult::Exact { inner } => SortOrderPushdownResult::Exact {
+                inner: self.wrap(inner),
+            },
+            SortOrderPushdownResult::Inexact { inner } => SortOrderPushdownResult::Inexact {
+                inner: self.wrap(inner),
+            },
             SortOrderPushdownResult::Unsupported => SortOrderPushdownResult::Unsupported,
         })
     }
 
     fn with_preserve_order(&self, preserve_order: bool) -> Option<Arc<dyn DataSource>> {
-        self.inner.with_preserve_order(preserve_order).map(|inner| self.wrap(inner))
+        self.inner
+            .with_preserve_order(preserve_order)
+            .map(|inner| self.wrap(inner))
     }
 
-    fn apply_expressions(&self, f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
         self.inner.apply_expressions(f)
     }
 
     fn with_new_state(&self, state: Arc<dyn Any + Send + Sync>) -> Option<Arc<dyn DataSource>> {
-        self.inner.with_new_state(state).map(|inner| self.wrap(inner))
+        self.inner
+            .with_new_state(state)
+            .map(|inner| self.wrap(inner))
     }
 }

@@ -28,7 +28,12 @@ pub(crate) struct Snapshot {
 
 impl std::fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Snapshot({} version {})", self.table.name(), self.version())
+        write!(
+            f,
+            "Snapshot({} version {})",
+            self.table.name(),
+            self.version()
+        )
     }
 }
 
@@ -48,9 +53,10 @@ impl Snapshot {
         .await?;
         match built {
             Ok(kernel) => Self::try_new(table, kernel),
-            Err(_) if !table.exists().await? => {
-                Err(Error::TableNotFound { table: table.name().into(), hint: format!(": there is no Delta table at {}", table.location()) })
-            }
+            Err(_) if !table.exists().await? => Err(Error::TableNotFound {
+                table: table.name().into(),
+                hint: format!(": there is no Delta table at {}", table.location()),
+            }),
             Err(error) => Err(error.into()),
         }
     }
@@ -59,7 +65,9 @@ impl Snapshot {
     pub(crate) async fn refresh(self: &Arc<Self>) -> Result<Arc<Self>> {
         let known = Arc::clone(&self.kernel);
         let engine = self.engine();
-        match blocking(move || Ok(KernelSnapshot::builder_from(known).build(engine.as_ref()))).await? {
+        match blocking(move || Ok(KernelSnapshot::builder_from(known).build(engine.as_ref())))
+            .await?
+        {
             Ok(newer) if newer.version() == self.kernel.version() => Ok(Arc::clone(self)),
             Ok(newer) => Self::try_new(&self.table, newer),
             // the log was cleaned or replaced under us: begin anew
@@ -69,11 +77,21 @@ impl Snapshot {
 
     fn try_new(table: &DeltaTable, kernel: Arc<KernelSnapshot>) -> Result<Arc<Self>> {
         let configuration = kernel.table_configuration();
-        let metadata: Metadata = serde_json::from_value(serde_json::to_value(configuration.metadata())?)?;
-        let protocol: Protocol = serde_json::from_value(serde_json::to_value(configuration.protocol())?)?;
+        let metadata: Metadata =
+            serde_json::from_value(serde_json::to_value(configuration.metadata())?)?;
+        let protocol: Protocol =
+            serde_json::from_value(serde_json::to_value(configuration.protocol())?)?;
         let layout = Arc::new(TableLayout::try_new(table.name(), &metadata)?);
         let properties = TableProperties::new(&metadata, &protocol);
-        Ok(Arc::new(Self { table: table.clone(), kernel, metadata, protocol, layout, properties, files: OnceCell::new() }))
+        Ok(Arc::new(Self {
+            table: table.clone(),
+            kernel,
+            metadata,
+            protocol,
+            layout,
+            properties,
+            files: OnceCell::new(),
+        }))
     }
 
     /// The table this is a version of.
@@ -111,17 +129,11 @@ impl Snapshot {
         let read = || async {
             let kernel = Arc::clone(&self.kernel);
             let engine = self.engine();
-            blocking(move || list_files(kernel, engine.as_ref())).await.map(Arc::new)
+            blocking(move || list_files(kernel, engine.as_ref()))
+                .await
+                .map(Arc::new)
         };
         self.files.get_or_try_init(read).await.cloned()
-    }
-
-    /// The version that the application `app_id` has recorded with a `txn` action.
-    pub(crate) async fn txn_version(&self, app_id: &str) -> Result<Option<i64>> {
-        let kernel = Arc::clone(&self.kernel);
-        let engine = self.engine();
-        let app_id = app_id.to_owned();
-        blocking(move || Ok(kernel.get_app_id_version(&app_id, engine.as_ref())?)).await
     }
 
     /// Milliseconds since the epoch at which this version was committed.
@@ -144,8 +156,12 @@ impl Snapshot {
 }
 
 /// Runs the kernel's blocking code off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Error::internal)?
 }
 
 fn list_files(snapshot: Arc<KernelSnapshot>, engine: &dyn Engine) -> Result<Vec<Add>> {
@@ -160,8 +176,15 @@ fn list_files(snapshot: Arc<KernelSnapshot>, engine: &dyn Engine) -> Result<Vec<
 
 /// Reads the kernel's scan rows (`scan_row_schema`) as `add` actions.
 fn append_files(batch: &RecordBatch, files: &mut Vec<Add>) -> Result<()> {
-    let column = |name: &str| batch.column_by_name(name).ok_or_else(|| Error::internal(format!("the kernel's scan rows lack {name}")));
-    let (paths, stats) = (column("path")?.as_string::<i32>(), column("stats")?.as_string::<i32>());
+    let column = |name: &str| {
+        batch
+            .column_by_name(name)
+            .ok_or_else(|| Error::internal(format!("the kernel's scan rows lack {name}")))
+    };
+    let (paths, stats) = (
+        column("path")?.as_string::<i32>(),
+        column("stats")?.as_string::<i32>(),
+    );
     let sizes = column("size")?.as_primitive::<Int64Type>();
     let times = column("modificationTime")?.as_primitive::<Int64Type>();
     let vectors = column("deletionVector")?.as_struct();
@@ -171,7 +194,11 @@ fn append_files(batch: &RecordBatch, files: &mut Vec<Add>) -> Result<()> {
             path: paths.value(row).into(),
             partition_values: map_value(constants, "partitionValues", row).unwrap_or_default(),
             size: sizes.value(row),
-            modification_time: if times.is_valid(row) { times.value(row) } else { 0 },
+            modification_time: if times.is_valid(row) {
+                times.value(row)
+            } else {
+                0
+            },
             data_change: true,
             stats: stats.is_valid(row).then(|| stats.value(row).into()),
             tags: map_value(constants, "tags", row).filter(|tags| !tags.is_empty()),
@@ -207,16 +234,34 @@ fn text_value(parent: &StructArray, name: &str, row: usize) -> Option<String> {
 }
 
 fn long_value(parent: &StructArray, name: &str, row: usize) -> Option<i64> {
-    let values = parent.column_by_name(name)?.as_primitive_opt::<Int64Type>()?;
+    let values = parent
+        .column_by_name(name)?
+        .as_primitive_opt::<Int64Type>()?;
     (parent.is_valid(row) && values.is_valid(row)).then(|| values.value(row))
 }
 
-fn map_value(parent: &StructArray, name: &str, row: usize) -> Option<HashMap<String, Option<String>>> {
+fn map_value(
+    parent: &StructArray,
+    name: &str,
+    row: usize,
+) -> Option<HashMap<String, Option<String>>> {
     let maps: &MapArray = parent.column_by_name(name)?.as_map_opt()?;
     if parent.is_null(row) || maps.is_null(row) {
         return None;
     }
     let entries = maps.value(row);
-    let (keys, values) = (entries.column(0).as_string_opt::<i32>()?, entries.column(1).as_string_opt::<i32>()?);
-    Some((0..entries.len()).map(|i| (keys.value(i).to_owned(), values.is_valid(i).then(|| values.value(i).to_owned()))).collect())
+    let (keys, values) = (
+        entries.column(0).as_string_opt::<i32>()?,
+        entries.column(1).as_string_opt::<i32>()?,
+    );
+    Some(
+        (0..entries.len())
+            .map(|i| {
+                (
+                    keys.value(i).to_owned(),
+                    values.is_valid(i).then(|| values.value(i).to_owned()),
+                )
+            })
+            .collect(),
+    )
 }

@@ -36,29 +36,48 @@ pub(crate) fn num_records(add: &Add) -> Option<u64> {
     struct NumRecords {
         num_records: Option<u64>,
     }
-    serde_json::from_str::<NumRecords>(add.stats.as_deref()?).ok()?.num_records
+    serde_json::from_str::<NumRecords>(add.stats.as_deref()?)
+        .ok()?
+        .num_records
 }
 
 /// How many rows of the file are live; `None` when the log does not say.
 pub(crate) fn live_records(add: &Add) -> Option<u64> {
-    let deleted = add.deletion_vector.as_ref().map_or(0, |vector| vector.cardinality);
+    let deleted = add
+        .deletion_vector
+        .as_ref()
+        .map_or(0, |vector| vector.cardinality);
     num_records(add)?.checked_sub(u64::try_from(deleted).ok()?)
 }
 
 /// The statistics that a file keeps once rows of it are in a deletion vector: the same, no longer tight.
 pub(crate) fn loosen(stats: Option<&str>) -> Option<String> {
     let mut value: serde_json::Value = serde_json::from_str(stats?).ok()?;
-    value.as_object_mut()?.insert("tightBounds".into(), false.into());
+    value
+        .as_object_mut()?
+        .insert("tightBounds".into(), false.into());
     Some(value.to_string())
 }
 
 /// Bounds and null counts of the data columns, then of the partition columns, in the order of the scan's schema.
 pub(crate) fn file_statistics(table: &str, add: &Add, layout: &TableLayout) -> Result<Statistics> {
-    let stats: FileStats<'_> = add.stats.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let rows = stats.num_records.and_then(|rows| usize::try_from(rows).ok());
-    let mut columns: Vec<ColumnStatistics> = layout.data_columns().map(|index| column_statistics(&stats, layout, index)).collect();
+    let stats: FileStats<'_> = add
+        .stats
+        .as_deref()
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default();
+    let rows = stats
+        .num_records
+        .and_then(|rows| usize::try_from(rows).ok());
+    let mut columns: Vec<ColumnStatistics> = layout
+        .data_columns()
+        .map(|index| column_statistics(&stats, layout, index))
+        .collect();
     for index in layout.partition_columns() {
-        columns.push(partition_statistics(&partition_value(table, layout, *index, add)?, rows));
+        columns.push(partition_statistics(
+            &partition_value(table, layout, *index, add)?,
+            rows,
+        ));
     }
     Ok(Statistics {
         num_rows: rows.map_or(Precision::Absent, Precision::Exact),
@@ -71,16 +90,32 @@ pub(crate) fn file_statistics(table: &str, add: &Add, layout: &TableLayout) -> R
 ///
 /// # Errors
 /// [`Error::DamagedLog`] when the text is no value of the column's type.
-pub(crate) fn partition_value(table: &str, layout: &TableLayout, index: usize, add: &Add) -> Result<ScalarValue> {
+pub(crate) fn partition_value(
+    table: &str,
+    layout: &TableLayout,
+    index: usize,
+    add: &Add,
+) -> Result<ScalarValue> {
     let field = layout.schema().field(index);
-    let text = add.partition_values.get(layout.physical_name(index)).and_then(Option::as_deref);
+    let text = add
+        .partition_values
+        .get(layout.physical_name(index))
+        .and_then(Option::as_deref);
     parse_partition_value(text, field.data_type()).map_err(|error| Error::DamagedLog {
         table: table.into(),
-        detail: format!("partition column {:?} of {} has the value {text:?}, no {}: {error}", field.name(), add.path, field.data_type()),
+        detail: format!(
+            "partition column {:?} of {} has the value {text:?}, no {}: {error}",
+            field.name(),
+            add.path,
+            field.data_type()
+        ),
     })
 }
 
-fn parse_partition_value(text: Option<&str>, data_type: &DataType) -> datafusion::error::Result<ScalarValue> {
+fn parse_partition_value(
+    text: Option<&str>,
+    data_type: &DataType,
+) -> datafusion::error::Result<ScalarValue> {
     match (text, data_type) {
         (None | Some(""), _) => ScalarValue::try_from(data_type),
         (Some(text), DataType::Binary) => Ok(ScalarValue::Binary(Some(text.as_bytes().to_vec()))),
@@ -100,16 +135,36 @@ fn partition_statistics(value: &ScalarValue, rows: Option<usize>) -> ColumnStati
     statistics
 }
 
-fn column_statistics(stats: &FileStats<'_>, layout: &TableLayout, index: usize) -> ColumnStatistics {
-    let (name, data_type) = (layout.physical_name(index), layout.schema().field(index).data_type());
+fn column_statistics(
+    stats: &FileStats<'_>,
+    layout: &TableLayout,
+    index: usize,
+) -> ColumnStatistics {
+    let (name, data_type) = (
+        layout.physical_name(index),
+        layout.schema().field(index).data_type(),
+    );
     let mut statistics = ColumnStatistics::new_unknown();
-    if let Some(nulls) = stats.null_count.get(name).and_then(|raw| raw.get().parse().ok()) {
+    if let Some(nulls) = stats
+        .null_count
+        .get(name)
+        .and_then(|raw| raw.get().parse().ok())
+    {
         statistics.null_count = Precision::Exact(nulls);
     }
-    if let Some(value) = stats.min_values.get(name).and_then(|raw| bound(raw, data_type)) {
+    if let Some(value) = stats
+        .min_values
+        .get(name)
+        .and_then(|raw| bound(raw, data_type))
+    {
         statistics.min_value = Precision::Exact(value);
     }
-    if let Some(value) = stats.max_values.get(name).and_then(|raw| bound(raw, data_type)).and_then(widen_max) {
+    if let Some(value) = stats
+        .max_values
+        .get(name)
+        .and_then(|raw| bound(raw, data_type))
+        .and_then(widen_max)
+    {
         statistics.max_value = Precision::Exact(value);
     }
     statistics
@@ -120,15 +175,23 @@ fn bound(raw: &RawValue, data_type: &DataType) -> Option<ScalarValue> {
         return None;
     }
     let text = raw.get();
-    let text: String = if text.starts_with('"') { serde_json::from_str(text).ok()? } else { text.to_owned() };
-    ScalarValue::try_from_string(text, data_type).ok().filter(|value| !value.is_null())
+    let text: String = if text.starts_with('"') {
+        serde_json::from_str(text).ok()?
+    } else {
+        text.to_owned()
+    };
+    ScalarValue::try_from_string(text, data_type)
+        .ok()
+        .filter(|value| !value.is_null())
 }
 
 /// Timestamps are cut to the millisecond in the log, so the true maximum may be later; NaN, which sorts last, may be left out of
 /// a float's bounds, so they have no usable maximum.
 fn widen_max(value: ScalarValue) -> Option<ScalarValue> {
     match value {
-        ScalarValue::TimestampMicrosecond(Some(micros), zone) => Some(ScalarValue::TimestampMicrosecond(Some(micros.saturating_add(999)), zone)),
+        ScalarValue::TimestampMicrosecond(Some(micros), zone) => Some(
+            ScalarValue::TimestampMicrosecond(Some(micros.saturating_add(999)), zone),
+        ),
         ScalarValue::Float32(_) | ScalarValue::Float64(_) | ScalarValue::Float16(_) => None,
         other => Some(other),
     }
@@ -139,7 +202,11 @@ mod tests {
     use super::*;
 
     fn check(text: Option<&str>, data_type: DataType, expected: &str) {
-        assert_eq!(parse_partition_value(text, &data_type).unwrap().to_string(), expected, "{text:?} as {data_type}");
+        assert_eq!(
+            parse_partition_value(text, &data_type).unwrap().to_string(),
+            expected,
+            "{text:?} as {data_type}"
+        );
     }
 
     #[test]
@@ -152,13 +219,20 @@ mod tests {
         check(Some("true"), DataType::Boolean, "true");
         check(Some("2024-02-29"), DataType::Date32, "2024-02-29");
         check(Some("-1.50"), DataType::Decimal128(5, 2), "-1.50");
-        check(Some("2021-01-01 10:00:00"), DataType::Timestamp(Microsecond, Some("UTC".into())), "1609495200000000");
+        check(
+            Some("2021-01-01 10:00:00"),
+            DataType::Timestamp(Microsecond, Some("UTC".into())),
+            "1609495200000000",
+        );
         assert!(parse_partition_value(Some("x"), &DataType::Int32).is_err());
     }
 
     #[test]
     fn loosened_stats_keep_their_values() {
         let loose = loosen(Some(r#"{"numRecords":3,"minValues":{"a":1}}"#)).unwrap();
-        assert!(loose.contains(r#""tightBounds":false"#) && loose.contains(r#""numRecords":3"#), "{loose}");
+        assert!(
+            loose.contains(r#""tightBounds":false"#) && loose.contains(r#""numRecords":3"#),
+            "{loose}"
+        );
     }
 }

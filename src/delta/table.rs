@@ -1,13 +1,12 @@
 //! A Delta table: where it is and how to get at its versions.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use datafusion::datasource::object_store::ObjectStoreUrl;
 use deltalake::DeltaTableBuilder;
 use deltalake::logstore::LogStoreRef;
 use object_store::ObjectStore;
-use tokio::sync::Mutex;
 use url::Url;
 
 use super::snapshot::Snapshot;
@@ -40,11 +39,25 @@ impl DeltaTable {
     ///
     /// # Errors
     /// If the location is no path and no URL that a store is known for.
-    pub fn new(name: impl Into<String>, location: &str, options: HashMap<String, String>) -> Result<Self> {
+    pub fn new(
+        name: impl Into<String>,
+        location: &str,
+        options: HashMap<String, String>,
+    ) -> Result<Self> {
         register_stores();
         let location = parse_location(location)?;
-        let log_store = DeltaTableBuilder::from_url(location.clone())?.with_storage_options(options).build_storage()?;
-        Ok(Self { inner: Arc::new(Inner { name: name.into(), store_url: store_url(&location)?, location, log_store, latest: Mutex::new(None) }) })
+        let log_store = DeltaTableBuilder::from_url(location.clone())?
+            .with_storage_options(options)
+            .build_storage()?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                name: name.into(),
+                store_url: store_url(&location)?,
+                location,
+                log_store,
+                latest: Mutex::new(None),
+            }),
+        })
     }
 
     /// What messages call the table.
@@ -62,13 +75,27 @@ impl DeltaTable {
     /// # Errors
     /// [`Error::TableNotFound`] when there is no log at the location.
     pub(crate) async fn snapshot(&self) -> Result<Arc<Snapshot>> {
-        let mut latest = self.inner.latest.lock().await;
-        let snapshot = match latest.take() {
-            Some(known) => known.refresh().await,
-            None => Snapshot::load(self, None).await,
-        }?;
-        *latest = Some(Arc::clone(&snapshot));
+        // the lock is not held while waiting: a planner that blocks its thread must not wait for one that cannot go on
+        let known = self.latest().clone();
+        let snapshot = match &known {
+            Some(known) => known.refresh().await?,
+            None => Snapshot::load(self, None).await?,
+        };
+        let mut latest = self.latest();
+        let superseded = latest
+            .as_ref()
+            .is_some_and(|latest| latest.version() > snapshot.version());
+        if !superseded {
+            *latest = Some(Arc::clone(&snapshot));
+        }
         Ok(snapshot)
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Option<Arc<Snapshot>>> {
+        self.inner
+            .latest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The table as it was at `version`.
@@ -89,7 +116,12 @@ impl DeltaTable {
                 hint: "ask for an earlier version",
             });
         }
-        let wanted = u64::try_from(version).map_err(|_| Error::invalid(format!("{version} is not a version of {}: versions start at 0", self.name())))?;
+        let wanted = u64::try_from(version).map_err(|_| {
+            Error::invalid(format!(
+                "{version} is not a version of {}: versions start at 0",
+                self.name()
+            ))
+        })?;
         Snapshot::load(self, Some(wanted)).await.map_err(|error| {
             Error::invalid(format!("version {version} of {} can no longer be read ({error}); DESCRIBE HISTORY shows the versions there are", self.name()))
         })
@@ -127,7 +159,11 @@ fn register_stores() {
 }
 
 fn parse_location(location: &str) -> Result<Url> {
-    let bad = |reason: String| Error::invalid(format!("{location:?} is no table location ({reason}); give a folder or a URL such as s3://bucket/path"));
+    let bad = |reason: String| {
+        Error::invalid(format!(
+            "{location:?} is no table location ({reason}); give a folder or a URL such as s3://bucket/path"
+        ))
+    };
     let mut url = if location.contains("://") {
         Url::parse(location).map_err(|error| bad(error.to_string()))?
     } else {
@@ -143,7 +179,11 @@ fn parse_location(location: &str) -> Result<Url> {
 
 /// A URL of its own for each table: DataFusion looks stores up by scheme and host, so the whole location becomes the host.
 fn store_url(location: &Url) -> Result<ObjectStoreUrl> {
-    let host: String = location.as_str().bytes().map(|byte| format!("{byte:02x}")).collect();
+    let host: String = location
+        .as_str()
+        .bytes()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     Ok(ObjectStoreUrl::parse(format!("delta://{host}"))?)
 }
 

@@ -45,18 +45,23 @@ pub(crate) struct Operation {
 impl Operation {
     /// An operation without parameters.
     pub(crate) fn new(name: &str) -> Self {
-        Self { name: name.into(), ..Self::default() }
+        Self {
+            name: name.into(),
+            ..Self::default()
+        }
     }
 
     /// Adds a parameter; the log has parameters and metrics as strings.
     pub(crate) fn with_parameter(mut self, key: &str, value: impl ToString) -> Self {
-        self.parameters.insert(key.into(), Value::String(value.to_string()));
+        self.parameters
+            .insert(key.into(), Value::String(value.to_string()));
         self
     }
 
     /// Adds a metric.
     pub(crate) fn metric(&mut self, key: &str, value: impl ToString) {
-        self.metrics.insert(key.into(), Value::String(value.to_string()));
+        self.metrics
+            .insert(key.into(), Value::String(value.to_string()));
     }
 }
 
@@ -105,7 +110,11 @@ impl Transaction {
             previous_timestamp = winner_timestamp(&winner).max(previous_timestamp);
             version += 1;
         }
-        Err(Error::Conflict { version: version - 1, operation: "other writers".into(), detail: format!("{MAX_ATTEMPTS} commits were faster") })
+        Err(Error::Conflict {
+            version: version - 1,
+            operation: "other writers".into(),
+            detail: format!("{MAX_ATTEMPTS} commits were faster"),
+        })
     }
 
     /// Writes version `version`; `false` when it exists already.
@@ -129,7 +138,8 @@ impl Transaction {
             Err(TransactionError::VersionAlreadyExists(_)) => Ok(false),
             Err(error) => {
                 // the write may have landed and only its answer been lost: the log knows
-                if matches!(self.read_winner(version).await, Ok(winner) if winner_id(&winner) == Some(&id.to_string())) {
+                if matches!(self.read_winner(version).await, Ok(winner) if winner_id(&winner) == Some(&id.to_string()))
+                {
                     return Ok(true);
                 }
                 let _ = log_store.abort_commit_entry(next, staged, id).await;
@@ -139,7 +149,13 @@ impl Transaction {
     }
 
     async fn read_winner(&self, version: i64) -> Result<Vec<Action>> {
-        let bytes = self.table.store().get(&commit_path(version)).await?.bytes().await?;
+        let bytes = self
+            .table
+            .store()
+            .get(&commit_path(version))
+            .await?
+            .bytes()
+            .await?;
         parse_commit(self.table.name(), version, &bytes)
     }
 
@@ -152,16 +168,25 @@ impl Transaction {
 
     fn commit_info(&self, id: Uuid, previous_timestamp: i64) -> CommitInfo {
         let now = Utc::now().timestamp_millis();
-        let in_commit = self.in_commit_timestamps().then(|| now.max(previous_timestamp + 1));
+        let in_commit = self
+            .in_commit_timestamps()
+            .then(|| now.max(previous_timestamp + 1));
         CommitInfo {
             in_commit_timestamp: in_commit,
             timestamp: Some(in_commit.unwrap_or(now)),
             operation: Some(self.operation.name.clone()),
             operation_parameters: Some(self.operation.parameters.clone()),
-            operation_metrics: (!self.operation.metrics.is_empty()).then(|| self.operation.metrics.clone()),
+            operation_metrics: (!self.operation.metrics.is_empty())
+                .then(|| self.operation.metrics.clone()),
             read_version: self.base.as_ref().map(|base| base.version()),
             isolation_level: Some("Serializable".into()),
-            is_blind_append: Some(self.reads == ReadSet::Nothing && !self.actions.iter().any(|action| matches!(action, Action::Remove(_)))),
+            is_blind_append: Some(
+                self.reads == ReadSet::Nothing
+                    && !self
+                        .actions
+                        .iter()
+                        .any(|action| matches!(action, Action::Remove(_))),
+            ),
             engine_info: Some(concat!("Alluvial/", env!("CARGO_PKG_VERSION")).into()),
             txn_id: Some(id.to_string()),
             user_name: None,
@@ -171,16 +196,27 @@ impl Transaction {
     /// Whether the table has in-commit timestamps once this commit is in.
     fn in_commit_timestamps(&self) -> bool {
         let set_here = self.actions.iter().find_map(|action| match action {
-            Action::Metadata(metadata) => Some(metadata.configuration.get("delta.enableInCommitTimestamps").is_some_and(|value| value == "true")),
+            Action::Metadata(metadata) => Some(
+                metadata
+                    .configuration
+                    .get("delta.enableInCommitTimestamps")
+                    .is_some_and(|value| value == "true"),
+            ),
             _ => None,
         });
-        set_here.unwrap_or_else(|| self.base.as_ref().is_some_and(|base| base.properties().in_commit_timestamps))
+        set_here.unwrap_or_else(|| {
+            self.base
+                .as_ref()
+                .is_some_and(|base| base.properties().in_commit_timestamps)
+        })
     }
 }
 
 /// Writes a checkpoint where one is due after `version`; failing to is no failure of the commit.
 pub(crate) async fn checkpoint_if_due(table: &DeltaTable, version: i64) {
-    let Ok(snapshot) = table.snapshot().await else { return };
+    let Ok(snapshot) = table.snapshot().await else {
+        return;
+    };
     if version > 0 && version % snapshot.properties().checkpoint_interval == 0 {
         let _ = snapshot.write_checkpoint().await;
     }
@@ -206,5 +242,7 @@ fn winner_id(winner: &[Action]) -> Option<&String> {
 }
 
 fn winner_timestamp(winner: &[Action]) -> i64 {
-    winner_info(winner).and_then(|info| info.in_commit_timestamp).unwrap_or(0)
+    winner_info(winner)
+        .and_then(|info| info.in_commit_timestamp)
+        .unwrap_or(0)
 }

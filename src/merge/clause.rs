@@ -1,8 +1,8 @@
 //! The WHEN clauses of a MERGE, checked and by column position.
 
 use datafusion::common::DFSchema;
-use datafusion::logical_expr::dml::{MergeIntoAction, MergeIntoClause, MergeIntoClauseKind};
 use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::dml::{MergeIntoAction, MergeIntoClause, MergeIntoClauseKind};
 
 use crate::error::{Error, Result};
 
@@ -44,22 +44,39 @@ impl Clauses {
     ///
     /// # Errors
     /// When there is none, one can never apply, or a column is unknown or assigned twice.
-    pub(crate) fn try_new(clauses: Vec<MergeIntoClause>, target: &DFSchema, width: usize) -> Result<Self> {
+    pub(crate) fn try_new(
+        clauses: Vec<MergeIntoClause>,
+        target: &DFSchema,
+        width: usize,
+    ) -> Result<Self> {
         if clauses.is_empty() {
-            return Err(Error::invalid("MERGE has no WHEN clause; add one, such as WHEN MATCHED THEN UPDATE SET …"));
+            return Err(Error::invalid(
+                "MERGE has no WHEN clause; add one, such as WHEN MATCHED THEN UPDATE SET …",
+            ));
         }
         let mut checked: Vec<Clause> = Vec::with_capacity(clauses.len());
         for clause in clauses {
             let kind = match clause.kind.canonical() {
                 MergeIntoClauseKind::Matched => ClauseKind::Matched,
                 MergeIntoClauseKind::NotMatchedBySource => ClauseKind::NotMatchedBySource,
-                MergeIntoClauseKind::NotMatchedByTarget | MergeIntoClauseKind::NotMatched => ClauseKind::NotMatchedByTarget,
+                MergeIntoClauseKind::NotMatchedByTarget | MergeIntoClauseKind::NotMatched => {
+                    ClauseKind::NotMatchedByTarget
+                }
             };
-            if checked.iter().any(|earlier| earlier.kind == kind && earlier.condition.is_none()) {
-                return Err(Error::invalid(format!("a {kind} clause follows one without a condition and can never apply; put the unconditional one last")));
+            if checked
+                .iter()
+                .any(|earlier| earlier.kind == kind && earlier.condition.is_none())
+            {
+                return Err(Error::invalid(format!(
+                    "a {kind} clause follows one without a condition and can never apply; put the unconditional one last"
+                )));
             }
             let action = action(clause.action, target, width)?;
-            checked.push(Clause { kind, condition: clause.predicate, action });
+            checked.push(Clause {
+                kind,
+                condition: clause.predicate,
+                action,
+            });
         }
         Ok(Self(checked))
     }
@@ -76,26 +93,37 @@ impl Clauses {
 
     /// Whether any clause updates rows.
     pub(crate) fn update(&self) -> bool {
-        self.0.iter().any(|clause| matches!(clause.action, ClauseAction::Update(_)))
+        self.0
+            .iter()
+            .any(|clause| matches!(clause.action, ClauseAction::Update(_)))
     }
 
     /// Whether any clause writes rows.
     pub(crate) fn writes_rows(&self) -> bool {
-        self.0.iter().any(|clause| !matches!(clause.action, ClauseAction::Delete))
+        self.0
+            .iter()
+            .any(|clause| !matches!(clause.action, ClauseAction::Delete))
     }
 
     /// Whether any clause takes rows away from where they are.
     pub(crate) fn marks_rows(&self) -> bool {
-        self.0.iter().any(|clause| !matches!(clause.action, ClauseAction::Insert(_)))
+        self.0
+            .iter()
+            .any(|clause| !matches!(clause.action, ClauseAction::Insert(_)))
     }
 
     /// Whether a target row may be matched by one source row at most: always, unless there is nothing that the order of the
     /// source rows could change (Delta's rule).
     pub(crate) fn unique_matches(&self) -> bool {
-        let mut matched = self.0.iter().filter(|clause| clause.kind == ClauseKind::Matched);
+        let mut matched = self
+            .0
+            .iter()
+            .filter(|clause| clause.kind == ClauseKind::Matched);
         match (matched.next(), matched.next()) {
             (None, _) => false,
-            (Some(only), None) => only.condition.is_some() || !matches!(only.action, ClauseAction::Delete),
+            (Some(only), None) => {
+                only.condition.is_some() || !matches!(only.action, ClauseAction::Delete)
+            }
             _ => true,
         }
     }
@@ -114,27 +142,54 @@ impl std::fmt::Display for ClauseKind {
 fn action(action: MergeIntoAction, target: &DFSchema, width: usize) -> Result<ClauseAction> {
     Ok(match action {
         MergeIntoAction::Delete => ClauseAction::Delete,
-        MergeIntoAction::Update(assignments) => ClauseAction::Update(by_position(assignments, target, width)?),
+        MergeIntoAction::Update(assignments) => {
+            ClauseAction::Update(by_position(assignments, target, width)?)
+        }
         MergeIntoAction::Insert { columns, values } => {
-            let columns = if columns.is_empty() { (0..width).map(|index| target.field(index).name().clone()).collect() } else { columns };
+            let columns = if columns.is_empty() {
+                (0..width)
+                    .map(|index| target.field(index).name().clone())
+                    .collect()
+            } else {
+                columns
+            };
             if columns.len() != values.len() {
-                return Err(Error::invalid(format!("INSERT names {} columns and has {} values", columns.len(), values.len())));
+                return Err(Error::invalid(format!(
+                    "INSERT names {} columns and has {} values",
+                    columns.len(),
+                    values.len()
+                )));
             }
-            ClauseAction::Insert(by_position(columns.into_iter().zip(values).collect(), target, width)?)
+            ClauseAction::Insert(by_position(
+                columns.into_iter().zip(values).collect(),
+                target,
+                width,
+            )?)
         }
     })
 }
 
-fn by_position(assignments: Vec<(String, Expr)>, target: &DFSchema, width: usize) -> Result<Vec<(usize, Expr)>> {
+fn by_position(
+    assignments: Vec<(String, Expr)>,
+    target: &DFSchema,
+    width: usize,
+) -> Result<Vec<(usize, Expr)>> {
     let mut positions: Vec<(usize, Expr)> = Vec::with_capacity(assignments.len());
     for (name, value) in assignments {
         let found = (0..width).find(|index| target.field(*index).name() == &name);
         let index = found.ok_or_else(|| {
-            let names: Vec<&str> = (0..width).map(|index| target.field(index).name().as_str()).collect();
-            Error::invalid(format!("the target has no column {name:?}; its columns are {}", names.join(", ")))
+            let names: Vec<&str> = (0..width)
+                .map(|index| target.field(index).name().as_str())
+                .collect();
+            Error::invalid(format!(
+                "the target has no column {name:?}; its columns are {}",
+                names.join(", ")
+            ))
         })?;
         if positions.iter().any(|(taken, _)| *taken == index) {
-            return Err(Error::invalid(format!("column {name:?} is assigned twice in one clause")));
+            return Err(Error::invalid(format!(
+                "column {name:?} is assigned twice in one clause"
+            )));
         }
         positions.push((index, value));
     }

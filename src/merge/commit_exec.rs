@@ -21,7 +21,10 @@ use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, InputDistributionRequirements, PlanProperties};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, InputDistributionRequirements,
+    PlanProperties,
+};
 use futures::{StreamExt, stream};
 use object_store::path::Path;
 
@@ -30,7 +33,9 @@ use super::write_exec::{Marks, RowCounts, RowWriteExec, WriteSpec, Written, deco
 use crate::delta::actions::{Action, Add, decode_path};
 use crate::delta::scan::ScanFile;
 use crate::delta::snapshot::Snapshot;
-use crate::delta::transaction::{CommitOutcome, Operation, ReadSet, Transaction, checkpoint_if_due, remove_orphans};
+use crate::delta::transaction::{
+    CommitOutcome, Operation, ReadSet, Transaction, checkpoint_if_due, remove_orphans,
+};
 use crate::error::{Error, Result};
 
 /// How often a statement is planned again after another writer got in its way.
@@ -80,34 +85,62 @@ pub(crate) struct CommitExec {
 
 impl CommitExec {
     /// Writes and commits `rows`, whose columns are those of `plan.write.format`.
-    pub(crate) fn new(rows: Arc<dyn ExecutionPlan>, plan: CommitPlan, statement: Option<Arc<dyn Replan>>) -> Self {
+    pub(crate) fn new(
+        rows: Arc<dyn ExecutionPlan>,
+        plan: CommitPlan,
+        statement: Option<Arc<dyn Replan>>,
+    ) -> Self {
         let writers = writers(rows, &plan.write);
         Self::over(writers, Arc::new(plan), statement)
     }
 
-    fn over(input: Arc<dyn ExecutionPlan>, plan: Arc<CommitPlan>, statement: Option<Arc<dyn Replan>>) -> Self {
+    fn over(
+        input: Arc<dyn ExecutionPlan>,
+        plan: Arc<CommitPlan>,
+        statement: Option<Arc<dyn Replan>>,
+    ) -> Self {
         let properties = PlanProperties::new(
             EquivalenceProperties::new(count_schema()),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Final,
             Boundedness::Bounded,
         );
-        Self { input, plan, statement, properties: Arc::new(properties), metrics: ExecutionPlanMetricsSet::new() }
+        Self {
+            input,
+            plan,
+            statement,
+            properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
     }
 }
 
 fn writers(rows: Arc<dyn ExecutionPlan>, spec: &WriteSpec) -> Arc<dyn ExecutionPlan> {
-    Arc::new(CoalescePartitionsExec::new(Arc::new(RowWriteExec::new(rows, spec.clone()))))
+    Arc::new(CoalescePartitionsExec::new(Arc::new(RowWriteExec::new(
+        rows,
+        spec.clone(),
+    ))))
 }
 
 impl DisplayAs for CommitExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter<'_>) -> fmt::Result {
-        let strategy = if self.plan.write.target.properties.deletion_vectors { "deletion vectors" } else { "copy-on-write" };
+        let strategy = if self.plan.write.target.properties.deletion_vectors {
+            "deletion vectors"
+        } else {
+            "copy-on-write"
+        };
         let table = self.plan.write.target.table.name();
         let operation = &self.plan.operation.name;
         match &self.plan.base {
-            Some(base) => write!(f, "CommitExec: table={table}, operation={operation}, version={}, {strategy}", base.version() + 1),
-            None => write!(f, "CommitExec: table={table}, operation={operation}, version=0"),
+            Some(base) => write!(
+                f,
+                "CommitExec: table={table}, operation={operation}, version={}, {strategy}",
+                base.version() + 1
+            ),
+            None => write!(
+                f,
+                "CommitExec: table={table}, operation={operation}, version=0"
+            ),
         }
     }
 }
@@ -133,15 +166,29 @@ impl ExecutionPlan for CommitExec {
         vec![&self.input]
     }
 
-    fn apply_expressions(&self, _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>) -> DataFusionResult<TreeNodeRecursion> {
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>,
+    ) -> DataFusionResult<TreeNodeRecursion> {
         Ok(TreeNodeRecursion::Continue)
     }
 
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::over(children.remove(0), Arc::clone(&self.plan), self.statement.clone())))
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self::over(
+            children.remove(0),
+            Arc::clone(&self.plan),
+            self.statement.clone(),
+        )))
     }
 
-    fn execute(&self, _: usize, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
+    fn execute(
+        &self,
+        _: usize,
+        context: Arc<TaskContext>,
+    ) -> DataFusionResult<SendableRecordBatchStream> {
         let run = Run {
             input: Arc::clone(&self.input),
             plan: Arc::clone(&self.plan),
@@ -164,8 +211,12 @@ impl ExecutionPlan for CommitExec {
             }
             None
         };
-        let stream = stream::once(commit).chain(stream::once(checkpoint).filter_map(std::future::ready));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(count_schema(), stream)))
+        let stream =
+            stream::once(commit).chain(stream::once(checkpoint).filter_map(std::future::ready));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            count_schema(),
+            stream,
+        )))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -175,7 +226,11 @@ impl ExecutionPlan for CommitExec {
 
 /// The schema of every write's result: how many rows were affected.
 fn count_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![Field::new("count", DataType::UInt64, false)]))
+    Arc::new(Schema::new(vec![Field::new(
+        "count",
+        DataType::UInt64,
+        false,
+    )]))
 }
 
 /// One execution.
@@ -194,12 +249,16 @@ impl Run {
             let mut files = Files::default();
             match self.attempt(&mut files).await {
                 Ok((counts, CommitOutcome::Committed(version))) => {
-                    self.affected.add(usize::try_from(counts.total()).unwrap_or(usize::MAX));
+                    self.affected
+                        .add(usize::try_from(counts.total()).unwrap_or(usize::MAX));
                     return Ok((counts, (version >= 0).then_some(version)));
                 }
                 Ok((_, CommitOutcome::Conflict(conflict))) => {
                     self.abandon(files).await;
-                    let Some(statement) = self.statement.as_ref().filter(|_| replans < MAX_REPLANS) else { return Err(conflict) };
+                    let Some(statement) = self.statement.as_ref().filter(|_| replans < MAX_REPLANS)
+                    else {
+                        return Err(conflict);
+                    };
                     let (rows, plan) = statement.replan().await?;
                     self.input = writers(rows, &plan.write);
                     self.plan = Arc::new(plan);
@@ -221,7 +280,12 @@ impl Run {
         actions.append(&mut changed.actions);
         if let (Removal::All, Some(base)) = (self.plan.removal, &self.plan.base) {
             let now = Utc::now().timestamp_millis();
-            actions.extend(base.files().await?.iter().map(|add| Action::Remove(add.to_remove(now, true))));
+            actions.extend(
+                base.files()
+                    .await?
+                    .iter()
+                    .map(|add| Action::Remove(add.to_remove(now, true))),
+            );
         }
         actions.extend(report.adds.iter().cloned().map(Action::Add));
         actions.extend(report.cdc);
@@ -229,10 +293,21 @@ impl Run {
             return Ok((report.counts, CommitOutcome::Committed(-1)));
         }
         let mut operation = self.plan.operation.clone();
-        operation.metrics = super::rewrite::operation_metrics(&operation.name, &report.counts, &actions, changed.rows_copied);
+        operation.metrics = super::rewrite::operation_metrics(
+            &operation.name,
+            &report.counts,
+            &actions,
+            changed.rows_copied,
+        );
         operation.metric("executionTimeMs", started.elapsed().as_millis());
         let table = self.plan.write.target.table.clone();
-        let transaction = Transaction { table, base: self.plan.base.clone(), operation, actions, reads: self.plan.reads };
+        let transaction = Transaction {
+            table,
+            base: self.plan.base.clone(),
+            operation,
+            actions,
+            reads: self.plan.reads,
+        };
         Ok((report.counts, transaction.commit().await?))
     }
 
@@ -317,7 +392,10 @@ impl Report {
             return Ok(());
         }
         if plan.write.unique_matches {
-            return Err(Error::MultipleMatches { table: plan.write.target.table.name().into(), rows: repeated });
+            return Err(Error::MultipleMatches {
+                table: plan.write.target.table.name().into(),
+                rows: repeated,
+            });
         }
         // the same deletion reported twice is one deletion
         self.counts.deleted = self.counts.deleted.saturating_sub(repeated);

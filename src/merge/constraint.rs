@@ -38,21 +38,45 @@ impl Constraints {
     pub(crate) fn try_new(target: &WriteTarget, state: &SessionState) -> Result<Self> {
         let schema = Arc::clone(target.layout.schema());
         let df_schema = DFSchema::try_from(Arc::clone(&schema))?;
-        let invariants = target.layout.kernel_schema().fields().filter_map(|field| match field.metadata().get("delta.invariants") {
-            Some(MetadataValue::String(text)) => Some((format!("invariant of column {:?}", field.name()), invariant_expression(text))),
-            _ => None,
+        let invariants = target.layout.kernel_schema().fields().filter_map(|field| {
+            match field.metadata().get("delta.invariants") {
+                Some(MetadataValue::String(text)) => Some((
+                    format!("invariant of column {:?}", field.name()),
+                    invariant_expression(text),
+                )),
+                _ => None,
+            }
         });
-        let declared = target.properties.constraints.iter().map(|(name, expression)| (format!("CHECK constraint {name}"), expression.clone()));
+        let declared = target
+            .properties
+            .constraints
+            .iter()
+            .map(|(name, expression)| (format!("CHECK constraint {name}"), expression.clone()));
         let plan = |(name, text): (String, String)| {
-            let planned = state.create_logical_expr(&text, &df_schema).and_then(|expr| state.create_physical_expr(expr, &df_schema));
+            let planned = state
+                .create_logical_expr(&text, &df_schema)
+                .and_then(|expr| state.create_physical_expr(expr, &df_schema));
             let expression = planned.map_err(|error| Error::UnsupportedFeature {
                 table: target.table.name().into(),
-                needs: format!("has the {name} ({text}), which cannot be evaluated here: {}", error.strip_backtrace()),
+                needs: format!(
+                    "has the {name} ({text}), which cannot be evaluated here: {}",
+                    error.strip_backtrace()
+                ),
             })?;
-            Ok(Check { name: format!("{name} ({text})"), expression })
+            Ok(Check {
+                name: format!("{name} ({text})"),
+                expression,
+            })
         };
-        let checks = invariants.chain(declared).map(plan).collect::<Result<_>>()?;
-        Ok(Self { table: target.table.name().into(), schema, checks })
+        let checks = invariants
+            .chain(declared)
+            .map(plan)
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            table: target.table.name().into(),
+            schema,
+            checks,
+        })
     }
 
     /// Checks new rows and gives them the table's exact schema.
@@ -63,13 +87,25 @@ impl Constraints {
         for (field, column) in self.schema.fields().iter().zip(&columns) {
             if !field.is_nullable() && column.null_count() > 0 {
                 let nulls = arrow::compute::is_null(column)?;
-                return Err(self.violation(format!("NOT NULL of column {:?}", field.name()), columns.clone(), &nulls));
+                return Err(self.violation(
+                    format!("NOT NULL of column {:?}", field.name()),
+                    columns.clone(),
+                    &nulls,
+                ));
             }
         }
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         for check in &self.checks {
-            let result = check.expression.evaluate(&batch)?.into_array(batch.num_rows())?;
-            let satisfied = result.as_boolean_opt().ok_or_else(|| Error::invalid(format!("{} of {} is not a condition", check.name, self.table)))?;
+            let result = check
+                .expression
+                .evaluate(&batch)?
+                .into_array(batch.num_rows())?;
+            let satisfied = result.as_boolean_opt().ok_or_else(|| {
+                Error::invalid(format!(
+                    "{} of {} is not a condition",
+                    check.name, self.table
+                ))
+            })?;
             let known = is_not_null(satisfied)?;
             let broken = arrow::compute::or_kleene(&not(satisfied)?, &not(&known)?)?;
             if broken.true_count() > 0 {
@@ -79,25 +115,52 @@ impl Constraints {
         Ok(batch)
     }
 
-    fn violation(&self, constraint: String, columns: Vec<arrow::array::ArrayRef>, broken: &arrow::array::BooleanArray) -> Error {
-        let nullable: Vec<_> = self.schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
-        let batch = RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(nullable)), columns);
-        let row = batch.and_then(|batch| filter_record_batch(&batch, broken)).map(|rows| first_row(&rows));
-        Error::Constraint { table: self.table.clone(), constraint, row: row.unwrap_or_default() }
+    fn violation(
+        &self,
+        constraint: String,
+        columns: Vec<arrow::array::ArrayRef>,
+        broken: &arrow::array::BooleanArray,
+    ) -> Error {
+        let nullable: Vec<_> = self
+            .schema
+            .fields()
+            .iter()
+            .map(|field| field.as_ref().clone().with_nullable(true))
+            .collect();
+        let batch =
+            RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(nullable)), columns);
+        let row = batch
+            .and_then(|batch| filter_record_batch(&batch, broken))
+            .map(|rows| first_row(&rows));
+        Error::Constraint {
+            table: self.table.clone(),
+            constraint,
+            row: row.unwrap_or_default(),
+        }
     }
 }
 
 /// The SQL in `{"expression": {"expression": "x > 3"}}`.
 fn invariant_expression(text: &str) -> String {
     let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
-    value["expression"]["expression"].as_str().unwrap_or(text).to_owned()
+    value["expression"]["expression"]
+        .as_str()
+        .unwrap_or(text)
+        .to_owned()
 }
 
 fn first_row(batch: &RecordBatch) -> String {
     let options = FormatOptions::default().with_null("NULL");
-    let values = batch.schema().fields().iter().zip(batch.columns()).map(|(field, column)| {
-        let value = ArrayFormatter::try_new(column, &options).map(|formatter| formatter.value(0).to_string());
-        format!("{}: {}", field.name(), value.unwrap_or_default())
-    }).collect::<Vec<_>>();
+    let values = batch
+        .schema()
+        .fields()
+        .iter()
+        .zip(batch.columns())
+        .map(|(field, column)| {
+            let value = ArrayFormatter::try_new(column, &options)
+                .map(|formatter| formatter.value(0).to_string());
+            format!("{}: {}", field.name(), value.unwrap_or_default())
+        })
+        .collect::<Vec<_>>();
     format!("({})", values.join(", "))
 }

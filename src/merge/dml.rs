@@ -16,15 +16,18 @@ use datafusion::common::{Column, TableReference};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::dml::InsertOp;
-use datafusion::logical_expr::{DmlStatement, Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType, WriteOp, col, when};
+use datafusion::logical_expr::{
+    DmlStatement, Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType,
+    WriteOp, col, when,
+};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
 use super::constraint::Constraints;
 use super::insert::{schema_changed, write_target};
-use super::planner::{distinct, is_comparable};
 use super::relation::{PinnedRelation, TargetRelation};
 use super::row_format::{ACTION, FILE, ROW, RowAction, RowFormat, file_field, new_name, old_name};
+use super::row_plan::{distinct, is_comparable};
 use super::write_exec::WriteSpec;
 use crate::delta::DeltaTable;
 use crate::delta::scan::{DeltaScan, ScanFile};
@@ -40,44 +43,85 @@ pub(crate) enum DmlKind {
 }
 
 /// Rewrites an UPDATE or DELETE of `table`, whose schema the statement was planned with.
-pub(crate) fn rewrite_dml(table: &DeltaTable, schema: &SchemaRef, kind: DmlKind, statement: &DmlStatement) -> Result<LogicalPlan> {
+pub(crate) fn rewrite_dml(
+    table: &DeltaTable,
+    schema: &SchemaRef,
+    kind: DmlKind,
+    statement: &DmlStatement,
+) -> Result<LogicalPlan> {
     let target = Arc::new(DmlTarget::new(table.clone(), schema));
-    let selected = with_addresses(statement.input.as_ref().clone(), &statement.table_name, &target)?;
+    let selected = with_addresses(
+        statement.input.as_ref().clone(),
+        &statement.table_name,
+        &target,
+    )?;
     let rows = match kind {
         DmlKind::Delete => delete_rows(selected, schema)?,
         DmlKind::Update => update_rows(selected, schema)?,
     };
-    let sink = RowChangeSink { schema: Arc::clone(rows.schema().inner()), kind, target, rows: Arc::new(rows.clone()) };
+    let sink = RowChangeSink {
+        schema: Arc::clone(rows.schema().inner()),
+        kind,
+        target,
+        rows: Arc::new(rows.clone()),
+    };
     let sink = provider_as_source(Arc::new(sink));
-    Ok(LogicalPlan::Dml(DmlStatement::new(statement.table_name.clone(), sink, WriteOp::Insert(InsertOp::Append), Arc::new(rows))))
+    Ok(LogicalPlan::Dml(DmlStatement::new(
+        statement.table_name.clone(),
+        sink,
+        WriteOp::Insert(InsertOp::Append),
+        Arc::new(rows),
+    )))
 }
 
 /// The statement's input with the scan of its target replaced by one that has row addresses.
-fn with_addresses(input: LogicalPlan, name: &TableReference, target: &Arc<DmlTarget>) -> Result<LogicalPlan> {
+fn with_addresses(
+    input: LogicalPlan,
+    name: &TableReference,
+    target: &Arc<DmlTarget>,
+) -> Result<LogicalPlan> {
     let mut replaced = false;
     let rewritten = input.transform_up(|node| match node {
         LogicalPlan::TableScan(scan) if !replaced && scan.table_name.resolved_eq(name) => {
             replaced = true;
             let source = provider_as_source(Arc::clone(target) as Arc<dyn TableProvider>);
-            Ok(Transformed::yes(LogicalPlanBuilder::scan(scan.table_name.clone(), source, None)?.build()?))
+            Ok(Transformed::yes(
+                LogicalPlanBuilder::scan(scan.table_name.clone(), source, None)?.build()?,
+            ))
         }
         other => Ok(Transformed::yes(other.recompute_schema()?)),
     })?;
-    if replaced { Ok(rewritten.data) } else { Err(Error::internal(format!("{name} is not in the plan of its own statement"))) }
+    if replaced {
+        Ok(rewritten.data)
+    } else {
+        Err(Error::internal(format!(
+            "{name} is not in the plan of its own statement"
+        )))
+    }
 }
 
 /// Address and present values of every selected row.
 fn delete_rows(selected: LogicalPlan, schema: &Schema) -> Result<LogicalPlan> {
     let [file, row] = addresses(&selected)?;
-    let mut columns = vec![RowAction::Delete.literal().alias(ACTION), file.clone().alias(FILE), row.alias(ROW)];
+    let mut columns = vec![
+        RowAction::Delete.literal().alias(ACTION),
+        file.clone().alias(FILE),
+        row.alias(ROW),
+    ];
     let qualifier = qualifier(&file);
-    columns.extend(schema.fields().iter().enumerate().map(|(index, field)| col(Column::new(qualifier.clone(), field.name())).alias(old_name(index))));
-    Ok(LogicalPlanBuilder::from(selected).project(columns)?.build()?)
+    columns.extend(schema.fields().iter().enumerate().map(|(index, field)| {
+        col(Column::new(qualifier.clone(), field.name())).alias(old_name(index))
+    }));
+    Ok(LogicalPlanBuilder::from(selected)
+        .project(columns)?
+        .build()?)
 }
 
 /// Address, new and present values; the statement's own projection gives the new ones in the order of the table's columns.
 fn update_rows(selected: LogicalPlan, schema: &Schema) -> Result<LogicalPlan> {
-    let LogicalPlan::Projection(projection) = selected else { return Err(Error::internal("UPDATE without a projection")) };
+    let LogicalPlan::Projection(projection) = selected else {
+        return Err(Error::internal("UPDATE without a projection"));
+    };
     let input = Arc::unwrap_or_clone(projection.input);
     let [file, row] = addresses(&input)?;
     let qualifier = qualifier(&file);
@@ -94,22 +138,38 @@ fn update_rows(selected: LogicalPlan, schema: &Schema) -> Result<LogicalPlan> {
         }
         values.push(value.alias(new_name(index)));
     }
-    values.extend(schema.fields().iter().enumerate().map(|(index, field)| old(field).alias(old_name(index))));
+    values.extend(
+        schema
+            .fields()
+            .iter()
+            .enumerate()
+            .map(|(index, field)| old(field).alias(old_name(index))),
+    );
     let action = match differs.filter(|_| all_compared) {
-        Some(differs) => when(differs, RowAction::Update.literal()).otherwise(RowAction::Keep.literal())?,
+        Some(differs) => {
+            when(differs, RowAction::Update.literal()).otherwise(RowAction::Keep.literal())?
+        }
         None => RowAction::Update.literal(),
     };
     let width = schema.fields().len();
-    let all = [col(FILE), col(ROW)].into_iter().chain((0..width).map(|index| col(new_name(index)))).chain((0..width).map(|index| col(old_name(index))));
+    let all = [col(FILE), col(ROW)]
+        .into_iter()
+        .chain((0..width).map(|index| col(new_name(index))))
+        .chain((0..width).map(|index| col(old_name(index))));
     let columns = std::iter::once(action.alias(ACTION)).chain(all);
-    Ok(LogicalPlanBuilder::from(input).project(values)?.project(columns)?.build()?)
+    Ok(LogicalPlanBuilder::from(input)
+        .project(values)?
+        .project(columns)?
+        .build()?)
 }
 
 /// The columns that hold the address of a row in `plan`.
 fn addresses(plan: &LogicalPlan) -> Result<[Expr; 2]> {
     let find = |name: &str| {
         let found = plan.schema().iter().find(|(_, field)| field.name() == name);
-        found.map(|(qualifier, field)| col(Column::new(qualifier.cloned(), field.name()))).ok_or_else(|| Error::internal(format!("the plan has lost {name}")))
+        found
+            .map(|(qualifier, field)| col(Column::new(qualifier.cloned(), field.name())))
+            .ok_or_else(|| Error::internal(format!("the plan has lost {name}")))
     };
     Ok([find(FILE)?, find(ROW)?])
 }
@@ -139,8 +199,17 @@ struct DmlTarget {
 impl DmlTarget {
     fn new(table: DeltaTable, schema: &SchemaRef) -> Self {
         let row = Arc::new(Field::new(ROW, arrow::datatypes::DataType::Int64, true));
-        let fields = schema.fields().iter().cloned().chain([file_field(), row]).collect::<Vec<_>>();
-        Self { table, columns: Arc::clone(schema), relation: PinnedRelation::new(Arc::new(Schema::new(fields))) }
+        let fields = schema
+            .fields()
+            .iter()
+            .cloned()
+            .chain([file_field(), row])
+            .collect::<Vec<_>>();
+        Self {
+            table,
+            columns: Arc::clone(schema),
+            relation: PinnedRelation::new(Arc::new(Schema::new(fields))),
+        }
     }
 }
 
@@ -154,18 +223,32 @@ impl TableProvider for DmlTarget {
         TableType::Base
     }
 
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 
-    async fn scan(&self, state: &dyn Session, projection: Option<&Vec<usize>>, filters: &[Expr], limit: Option<usize>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let snapshot = self.table.snapshot().await?;
         if snapshot.layout().schema() != &self.columns {
             return Err(schema_changed(&self.table).into());
         }
         let scan = DeltaScan::of_snapshot(&snapshot).await?;
-        self.relation.pin(Pinned { snapshot, files: Arc::new(scan.files.clone()) });
-        TargetRelation::new(scan).scan(state, projection, filters, limit).await
+        self.relation.pin(Pinned {
+            snapshot,
+            files: Arc::new(scan.files.clone()),
+        });
+        TargetRelation::new(scan)
+            .scan(state, projection, filters, limit)
+            .await
     }
 }
 
@@ -184,16 +267,29 @@ impl RowChangeSink {
         // a statement that can select nothing (WHERE false) has no scan
         let pinned = match self.target.relation.take() {
             Some(pinned) => pinned,
-            None => Pinned { snapshot: self.target.table.snapshot().await?, files: Arc::default() },
+            None => Pinned {
+                snapshot: self.target.table.snapshot().await?,
+                files: Arc::default(),
+            },
         };
         let target = write_target(&pinned.snapshot, true)?;
         let update = self.kind == DmlKind::Update;
-        let change_rows = target.properties.change_data_feed && (update || !target.properties.deletion_vectors);
+        let change_rows =
+            target.properties.change_data_feed && (update || !target.properties.deletion_vectors);
         let constraints = Constraints::try_new(&target, session)?;
-        let format = RowFormat::Actions { new_values: update, old_values: true };
+        let format = RowFormat::Actions {
+            new_values: update,
+            old_values: true,
+        };
         Ok(CommitPlan {
             base: Some(pinned.snapshot),
-            write: WriteSpec { target, format, constraints, change_rows, unique_matches: update },
+            write: WriteSpec {
+                target,
+                format,
+                constraints,
+                change_rows,
+                unique_matches: update,
+            },
             scanned: pinned.files,
             removal: Removal::Marked,
             prelude: vec![],
@@ -214,15 +310,33 @@ impl TableProvider for RowChangeSink {
         TableType::Temporary
     }
 
-    async fn scan(&self, _: &dyn Session, _: Option<&Vec<usize>>, _: &[Expr], _: Option<usize>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        _: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         datafusion::common::internal_err!("a sink cannot be read")
     }
 
-    async fn insert_into(&self, state: &dyn Session, input: Arc<dyn ExecutionPlan>, _: InsertOp) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+    async fn insert_into(
+        &self,
+        state: &dyn Session,
+        input: Arc<dyn ExecutionPlan>,
+        _: InsertOp,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let session = Arc::new(session_state(state)?.clone());
         let plan = self.commit_plan(&session).await?;
-        let statement = DmlStatementPlan { sink: self.clone(), session };
-        Ok(Arc::new(CommitExec::new(input, plan, Some(Arc::new(statement)))))
+        let statement = DmlStatementPlan {
+            sink: self.clone(),
+            session,
+        };
+        Ok(Arc::new(CommitExec::new(
+            input,
+            plan,
+            Some(Arc::new(statement)),
+        )))
     }
 }
 

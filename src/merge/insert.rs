@@ -31,25 +31,58 @@ pub(crate) enum InsertMode {
 }
 
 /// Plans the insertion of `input`, whose columns are the table's.
-pub(crate) async fn plan_insert(table: &DeltaTable, state: &SessionState, input: Arc<dyn ExecutionPlan>, mode: InsertMode) -> Result<Arc<dyn ExecutionPlan>> {
-    let statement = InsertStatement { table: table.clone(), session: Arc::new(state.clone()), input, mode };
+pub(crate) async fn plan_insert(
+    table: &DeltaTable,
+    state: &SessionState,
+    input: Arc<dyn ExecutionPlan>,
+    mode: InsertMode,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let statement = InsertStatement {
+        table: table.clone(),
+        session: Arc::new(state.clone()),
+        input,
+        mode,
+    };
     let plan = statement.commit_plan().await?;
     let rows = Arc::clone(&statement.input);
-    Ok(Arc::new(CommitExec::new(rows, plan, Some(Arc::new(statement)))))
+    Ok(Arc::new(CommitExec::new(
+        rows,
+        plan,
+        Some(Arc::new(statement)),
+    )))
 }
 
 /// Plans the removal of every row.
-pub(crate) async fn plan_truncate(table: &DeltaTable, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
+pub(crate) async fn plan_truncate(
+    table: &DeltaTable,
+    state: &SessionState,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = Arc::clone(table.snapshot().await?.layout().schema());
-    plan_insert(table, state, Arc::new(EmptyExec::new(schema)), InsertMode::Truncate).await
+    plan_insert(
+        table,
+        state,
+        Arc::new(EmptyExec::new(schema)),
+        InsertMode::Truncate,
+    )
+    .await
 }
 
 /// Refuses what may not be written, and says how the rest is.
 pub(crate) fn write_target(snapshot: &Snapshot, removes_rows: bool) -> Result<WriteTarget> {
     let name = snapshot.table().name();
-    check_writable(name, snapshot.metadata(), snapshot.protocol(), snapshot.layout())?;
+    check_writable(
+        name,
+        snapshot.metadata(),
+        snapshot.protocol(),
+        snapshot.layout(),
+    )?;
     if removes_rows && snapshot.properties().append_only {
-        return Err(Error::UnsupportedFeature { table: name.into(), needs: "is append-only (delta.appendOnly = true): its rows may not be updated or deleted".into() });
+        return Err(Error::UnsupportedFeature {
+            table: name.into(),
+            needs:
+                "is append-only (delta.appendOnly = true): its rows may not be updated or deleted"
+                    .into(),
+        });
     }
     Ok(WriteTarget::from(snapshot))
 }
@@ -76,31 +109,60 @@ impl InsertStatement {
         };
         Ok(CommitPlan {
             base: Some(snapshot),
-            write: WriteSpec { target, format: RowFormat::Inserts, constraints, change_rows: false, unique_matches: true },
+            write: WriteSpec {
+                target,
+                format: RowFormat::Inserts,
+                constraints,
+                change_rows: false,
+                unique_matches: true,
+            },
             scanned: Arc::new(vec![]),
-            removal: if append { Removal::Marked } else { Removal::All },
+            removal: if append {
+                Removal::Marked
+            } else {
+                Removal::All
+            },
             prelude: vec![],
             operation,
-            reads: if append { ReadSet::Nothing } else { ReadSet::Table },
+            reads: if append {
+                ReadSet::Nothing
+            } else {
+                ReadSet::Table
+            },
             session: Arc::clone(&self.session),
         })
     }
 
     fn check_schema(&self, snapshot: &Snapshot) -> Result<()> {
         let (have, want) = (self.input.schema(), snapshot.layout().schema());
-        let same = have.fields().len() == want.fields().len() && have.fields().iter().zip(want.fields()).all(|(have, want)| have.data_type() == want.data_type());
-        if same { Ok(()) } else { Err(schema_changed(&self.table)) }
+        let same = have.fields().len() == want.fields().len()
+            && have
+                .fields()
+                .iter()
+                .zip(want.fields())
+                .all(|(have, want)| have.data_type() == want.data_type());
+        if same {
+            Ok(())
+        } else {
+            Err(schema_changed(&self.table))
+        }
     }
 }
 
 #[async_trait]
 impl Replan for InsertStatement {
     async fn replan(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
-        Ok((reset_plan_states(Arc::clone(&self.input))?, self.commit_plan().await?))
+        Ok((
+            reset_plan_states(Arc::clone(&self.input))?,
+            self.commit_plan().await?,
+        ))
     }
 }
 
 /// The schema under which a statement was planned is no longer the table's.
 pub(crate) fn schema_changed(table: &DeltaTable) -> Error {
-    Error::invalid(format!("the schema of {} was changed while the statement was being planned; nothing was written, run the statement again", table.name()))
+    Error::invalid(format!(
+        "the schema of {} was changed while the statement was being planned; nothing was written, run the statement again",
+        table.name()
+    ))
 }

@@ -51,7 +51,9 @@ impl KeyKind {
     /// The kind of a pair of columns; `None` where their statistics are no help.
     pub(crate) fn of(source: &DataType, target: &DataType) -> Option<Self> {
         match (Self::of_type(source)?, Self::of_type(target)?) {
-            (Self::Integer, Self::Integer) if source.is_integer() == target.is_integer() => Some(Self::Integer),
+            (Self::Integer, Self::Integer) if source.is_integer() == target.is_integer() => {
+                Some(Self::Integer)
+            }
             (Self::Text, Self::Text) => Some(Self::Text),
             _ => None,
         }
@@ -86,19 +88,34 @@ enum Keys {
 impl KeyPruning {
     /// Waits for the keys of these columns.
     pub(crate) fn new(columns: Vec<KeyColumn>) -> Self {
-        let collecting = columns.iter().map(|column| Keys::new(column.kind)).collect();
-        Self { columns, collecting: Mutex::new(collecting), published: OnceLock::new() }
+        let collecting = columns
+            .iter()
+            .map(|column| Keys::new(column.kind))
+            .collect();
+        Self {
+            columns,
+            collecting: Mutex::new(collecting),
+            published: OnceLock::new(),
+        }
     }
 
     fn add(&self, local: Vec<Keys>) {
-        let mut all = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .collecting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for (all, local) in all.iter_mut().zip(local) {
             all.merge(local);
         }
     }
 
     fn publish(&self) {
-        let mut all = std::mem::take(&mut *self.collecting.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut all = std::mem::take(
+            &mut *self
+                .collecting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         all.iter_mut().for_each(Keys::sort);
         let _ = self.published.set(all);
     }
@@ -106,10 +123,14 @@ impl KeyPruning {
 
 impl RuntimePruning for KeyPruning {
     fn may_match(&self, statistics: &Statistics) -> bool {
-        let Some(published) = self.published.get() else { return true };
-        self.columns.iter().zip(published).all(|(column, keys)| match statistics.column_statistics.get(column.statistics) {
-            Some(file) => keys.any_between(&file.min_value, &file.max_value),
-            None => true,
+        let Some(published) = self.published.get() else {
+            return true;
+        };
+        self.columns.iter().zip(published).all(|(column, keys)| {
+            match statistics.column_statistics.get(column.statistics) {
+                Some(file) => keys.any_between(&file.min_value, &file.max_value),
+                None => true,
+            }
         })
     }
 }
@@ -133,7 +154,13 @@ impl Keys {
             }
             Self::Texts(keys) => {
                 let values = cast(array, &DataType::Utf8)?;
-                keys.extend(values.as_string::<i32>().iter().flatten().map(str::to_owned));
+                keys.extend(
+                    values
+                        .as_string::<i32>()
+                        .iter()
+                        .flatten()
+                        .map(str::to_owned),
+                );
             }
             Self::TooMany => {}
         }
@@ -176,14 +203,20 @@ impl Keys {
     }
 
     fn any_between(&self, low: &Precision<ScalarValue>, high: &Precision<ScalarValue>) -> bool {
-        let (Some(low), Some(high)) = (low.get_value(), high.get_value()) else { return true };
+        let (Some(low), Some(high)) = (low.get_value(), high.get_value()) else {
+            return true;
+        };
         match self {
             Self::Integers(keys) => match (integer(low), integer(high)) {
-                (Some(low), Some(high)) => keys.get(keys.partition_point(|key| *key < low)).is_some_and(|key| *key <= high),
+                (Some(low), Some(high)) => keys
+                    .get(keys.partition_point(|key| *key < low))
+                    .is_some_and(|key| *key <= high),
                 _ => true,
             },
             Self::Texts(keys) => match (low.try_as_str().flatten(), high.try_as_str().flatten()) {
-                (Some(low), Some(high)) => keys.get(keys.partition_point(|key| key.as_str() < low)).is_some_and(|key| key.as_str() <= high),
+                (Some(low), Some(high)) => keys
+                    .get(keys.partition_point(|key| key.as_str() < low))
+                    .is_some_and(|key| key.as_str() <= high),
                 _ => true,
             },
             Self::TooMany => true,
@@ -213,14 +246,23 @@ impl KeyCollectExec {
     /// Collects the columns that `pruning` names from `input`.
     pub(crate) fn new(input: Arc<dyn ExecutionPlan>, pruning: Arc<KeyPruning>) -> Self {
         let partitions = input.properties().output_partitioning().partition_count();
-        Self { input, pruning, unfinished: Arc::new(AtomicUsize::new(partitions)) }
+        Self {
+            input,
+            pruning,
+            unfinished: Arc::new(AtomicUsize::new(partitions)),
+        }
     }
 }
 
 impl DisplayAs for KeyCollectExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter<'_>) -> fmt::Result {
         let schema = self.input.schema();
-        let names: Vec<&str> = self.pruning.columns.iter().map(|column| schema.field(column.source).name().as_str()).collect();
+        let names: Vec<&str> = self
+            .pruning
+            .columns
+            .iter()
+            .map(|column| schema.field(column.source).name().as_str())
+            .collect();
         write!(f, "KeyCollectExec: keys=[{}]", names.join(", "))
     }
 }
@@ -246,16 +288,34 @@ impl ExecutionPlan for KeyCollectExec {
         vec![&self.input]
     }
 
-    fn apply_expressions(&self, _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
         Ok(TreeNodeRecursion::Continue)
     }
 
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(children.remove(0), Arc::clone(&self.pruning))))
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self::new(
+            children.remove(0),
+            Arc::clone(&self.pruning),
+        )))
     }
 
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let local = self.pruning.columns.iter().map(|column| Keys::new(column.kind)).collect();
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let local = self
+            .pruning
+            .columns
+            .iter()
+            .map(|column| Keys::new(column.kind))
+            .collect();
         Ok(Box::pin(KeyCollectStream {
             input: self.input.execute(partition, context)?,
             pruning: Arc::clone(&self.pruning),
@@ -268,7 +328,11 @@ impl ExecutionPlan for KeyCollectExec {
         vec![ChildStats::At(partition)]
     }
 
-    fn statistics_from_inputs(&self, inputs: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
+    fn statistics_from_inputs(
+        &self,
+        inputs: &[Arc<Statistics>],
+        _: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
         Ok(Arc::clone(&inputs[0]))
     }
 
@@ -286,14 +350,21 @@ struct KeyCollectStream {
 
 impl KeyCollectStream {
     fn take_keys(&mut self, batch: &RecordBatch) -> Result<()> {
-        for (column, keys) in self.pruning.columns.iter().zip(self.local.iter_mut().flatten()) {
+        for (column, keys) in self
+            .pruning
+            .columns
+            .iter()
+            .zip(self.local.iter_mut().flatten())
+        {
             keys.extend(batch.column(column.source))?;
         }
         Ok(())
     }
 
     fn finish(&mut self) {
-        let Some(local) = self.local.take() else { return };
+        let Some(local) = self.local.take() else {
+            return;
+        };
         self.pruning.add(local);
         if self.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.pruning.publish();
@@ -334,7 +405,11 @@ mod tests {
         let mut keys = Keys::Integers(keys.to_vec());
         keys.sort();
         let exact = |value| Precision::Exact(ScalarValue::Int64(Some(value)));
-        assert_eq!(keys.any_between(&exact(low), &exact(high)), expected, "{keys:?} in {low}..={high}");
+        assert_eq!(
+            keys.any_between(&exact(low), &exact(high)),
+            expected,
+            "{keys:?} in {low}..={high}"
+        );
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod planner;
 mod relation;
 mod rewrite;
 pub(crate) mod row_format;
+mod row_plan;
 mod write_exec;
 
 pub(crate) use commit_exec::{CommitExec, CommitPlan, Removal};

@@ -32,7 +32,10 @@ impl TargetRelation {
         for (ordinal, file) in scan.files.iter_mut().enumerate() {
             file.constants = vec![ScalarValue::UInt32(u32::try_from(ordinal).ok())];
         }
-        Self { schema: scan.schema(), scan }
+        Self {
+            schema: scan.schema(),
+            scan,
+        }
     }
 }
 
@@ -46,12 +49,25 @@ impl TableProvider for TargetRelation {
         TableType::Base
     }
 
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 
-    async fn scan(&self, state: &dyn Session, projection: Option<&Vec<usize>>, filters: &[Expr], limit: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self.scan.clone().plan(state, projection, filters, limit).await?)
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self
+            .scan
+            .clone()
+            .plan(state, projection, filters, limit)
+            .await?)
     }
 }
 
@@ -79,18 +95,32 @@ impl TableProvider for SourceRelation {
         TableType::Temporary
     }
 
-    async fn scan(&self, _: &dyn Session, projection: Option<&Vec<usize>>, _: &[Expr], _: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let mut plan = Arc::clone(&self.plan);
         if let Some(keys) = &self.keys {
             plan = Arc::new(KeyCollectExec::new(plan, Arc::clone(keys)));
         }
-        let Some(projection) = projection else { return Ok(plan) };
+        let Some(projection) = projection else {
+            return Ok(plan);
+        };
         let schema = plan.schema();
         let columns = projection.iter().map(|index| {
             let name = schema.field(*index).name();
-            (Arc::new(Column::new(name, *index)) as Arc<dyn PhysicalExpr>, name.clone())
+            (
+                Arc::new(Column::new(name, *index)) as Arc<dyn PhysicalExpr>,
+                name.clone(),
+            )
         });
-        Ok(Arc::new(ProjectionExec::try_new(columns.collect::<Vec<_>>(), plan)?))
+        Ok(Arc::new(ProjectionExec::try_new(
+            columns.collect::<Vec<_>>(),
+            plan,
+        )?))
     }
 }
 
@@ -104,7 +134,10 @@ pub(crate) struct PinnedRelation<T> {
 
 impl<T> PinnedRelation<T> {
     pub(crate) fn new(schema: SchemaRef) -> Self {
-        Self { schema, pinned: Arc::new(Mutex::new(None)) }
+        Self {
+            schema,
+            pinned: Arc::new(Mutex::new(None)),
+        }
     }
 
     /// The schema promised.
@@ -119,6 +152,9 @@ impl<T> PinnedRelation<T> {
 
     /// What was planned last.
     pub(crate) fn take(&self) -> Option<T> {
-        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.pinned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 }

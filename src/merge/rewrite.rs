@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::Utc;
-use futures::future::try_join_all;
 use futures::StreamExt;
+use futures::future::try_join_all;
 use roaring::RoaringTreemap;
 use serde_json::{Map, Value};
 
@@ -34,20 +34,32 @@ struct Marked {
 }
 
 /// Decides for each file with marked rows, writes what is needed, and returns the actions.
-pub(crate) async fn replace_files(plan: &CommitPlan, marks: BTreeMap<u32, Marks>, files: &mut Files) -> Result<Replaced> {
+pub(crate) async fn replace_files(
+    plan: &CommitPlan,
+    marks: BTreeMap<u32, Marks>,
+    files: &mut Files,
+) -> Result<Replaced> {
     let now = Utc::now().timestamp_millis();
     let (mut masked, mut copied) = (Vec::new(), Vec::new());
     let mut replaced = Replaced::default();
-    for (ordinal, marks) in marks.into_iter().filter(|(_, marks)| !marks.gone.is_empty()) {
+    for (ordinal, marks) in marks
+        .into_iter()
+        .filter(|(_, marks)| !marks.gone.is_empty())
+    {
         let marked = marked_file(plan, ordinal, marks.gone).await?;
-        replaced.actions.push(Action::Remove(marked.file.add.to_remove(now, true)));
+        replaced
+            .actions
+            .push(Action::Remove(marked.file.add.to_remove(now, true)));
         let left = marked.rows.saturating_sub(marked.gone.len());
         if left == 0 {
             continue;
         }
         if is_rewritten(plan, left, marked.rows) {
             replaced.rows_copied += left;
-            copied.push(ScanFile { rows: RowMask::Except(marked.gone), ..marked.file });
+            copied.push(ScanFile {
+                rows: RowMask::Except(marked.gone),
+                ..marked.file
+            });
         } else {
             masked.push(marked);
         }
@@ -65,7 +77,11 @@ fn is_rewritten(plan: &CommitPlan, left: u64, rows: u64) -> bool {
 }
 
 async fn marked_file(plan: &CommitPlan, ordinal: u32, gone: RoaringTreemap) -> Result<Marked> {
-    let file = plan.scanned.get(ordinal as usize).ok_or_else(|| Error::internal(format!("rows of the unknown file {ordinal} were marked")))?.clone();
+    let file = plan
+        .scanned
+        .get(ordinal as usize)
+        .ok_or_else(|| Error::internal(format!("rows of the unknown file {ordinal} were marked")))?
+        .clone();
     let rows = match num_records(&file.add) {
         Some(rows) => rows,
         None => count_rows(&plan.write.target.table, &file.add).await?,
@@ -82,15 +98,28 @@ async fn mask(plan: &CommitPlan, marked: Vec<Marked>, files: &mut Files) -> Resu
     if marked.is_empty() {
         return Ok(vec![]);
     }
-    let (kept, bitmaps): (Vec<_>, Vec<_>) = marked.into_iter().map(|marked| ((marked.file.add, marked.rows), marked.gone)).unzip();
-    let (path, descriptors) = deletion_vector::write(plan.write.target.table.store().as_ref(), bitmaps).await?;
+    let (kept, bitmaps): (Vec<_>, Vec<_>) = marked
+        .into_iter()
+        .map(|marked| ((marked.file.add, marked.rows), marked.gone))
+        .unzip();
+    let (path, descriptors) =
+        deletion_vector::write(plan.write.target.table.store().as_ref(), bitmaps).await?;
     files.push(path);
-    let adds = kept.into_iter().zip(descriptors).map(|((add, rows), descriptor)| {
-        // a file with a deletion vector must say how many rows it holds
-        let stats = loosen(add.stats.as_deref().filter(|_| num_records(&add).is_some()));
-        let stats = stats.unwrap_or_else(|| format!(r#"{{"numRecords":{rows},"tightBounds":false}}"#));
-        Action::Add(Add { deletion_vector: Some(descriptor), stats: Some(stats), data_change: true, ..add })
-    });
+    let adds = kept
+        .into_iter()
+        .zip(descriptors)
+        .map(|((add, rows), descriptor)| {
+            // a file with a deletion vector must say how many rows it holds
+            let stats = loosen(add.stats.as_deref().filter(|_| num_records(&add).is_some()));
+            let stats =
+                stats.unwrap_or_else(|| format!(r#"{{"numRecords":{rows},"tightBounds":false}}"#));
+            Action::Add(Add {
+                deletion_vector: Some(descriptor),
+                stats: Some(stats),
+                data_change: true,
+                ..add
+            })
+        });
     Ok(adds.collect())
 }
 
@@ -100,10 +129,16 @@ async fn copy(plan: &CommitPlan, kept: Vec<ScanFile>, files: &mut Files) -> Resu
         return Ok(vec![]);
     }
     let target = &plan.write.target;
-    let scan = DeltaScan::new(&target.table, &target.layout, kept).plan(plan.session.as_ref(), None, &[], None).await?;
+    let scan = DeltaScan::new(&target.table, &target.layout, kept)
+        .plan(plan.session.as_ref(), None, &[], None)
+        .await?;
     let partitions = scan.properties().output_partitioning().partition_count();
     let copies = (0..partitions).map(|partition| {
-        let (scan, context, mut writer) = (Arc::clone(&scan), plan.session.task_ctx(), DataFileWriter::new(target));
+        let (scan, context, mut writer) = (
+            Arc::clone(&scan),
+            plan.session.task_ctx(),
+            DataFileWriter::new(target),
+        );
         let copy = async move {
             let mut rows = scan.execute(partition, context)?;
             while let Some(batch) = rows.next().await {
@@ -119,20 +154,40 @@ async fn copy(plan: &CommitPlan, kept: Vec<ScanFile>, files: &mut Files) -> Resu
 }
 
 /// The commit's metrics, by the names that Delta gives them for the operation.
-pub(crate) fn operation_metrics(operation: &str, counts: &RowCounts, actions: &[Action], rows_copied: u64) -> Map<String, Value> {
-    let of = |wanted: fn(&Action) -> bool| actions.iter().filter(|action| wanted(action)).count() as u64;
+pub(crate) fn operation_metrics(
+    operation: &str,
+    counts: &RowCounts,
+    actions: &[Action],
+    rows_copied: u64,
+) -> Map<String, Value> {
+    let of =
+        |wanted: fn(&Action) -> bool| actions.iter().filter(|action| wanted(action)).count() as u64;
     let added = of(|action| matches!(action, Action::Add(add) if add.deletion_vector.is_none()));
     let vectors = of(|action| matches!(action, Action::Add(add) if add.deletion_vector.is_some()));
     let removed = of(|action| matches!(action, Action::Remove(_))).saturating_sub(vectors);
     let change_files = of(|action| matches!(action, Action::Cdc(_)));
-    let bytes: i64 = actions.iter().map(|action| if let Action::Add(add) = action && add.deletion_vector.is_none() { add.size } else { 0 }).sum();
+    let bytes: i64 = actions
+        .iter()
+        .map(|action| {
+            if let Action::Add(add) = action
+                && add.deletion_vector.is_none()
+            {
+                add.size
+            } else {
+                0
+            }
+        })
+        .sum();
     let values: Vec<(&str, u64)> = match operation {
         "MERGE" => vec![
             ("numTargetRowsInserted", counts.inserted),
             ("numTargetRowsUpdated", counts.updated),
             ("numTargetRowsDeleted", counts.deleted),
             ("numTargetRowsCopied", rows_copied),
-            ("numOutputRows", counts.inserted + counts.updated + rows_copied),
+            (
+                "numOutputRows",
+                counts.inserted + counts.updated + rows_copied,
+            ),
             ("numTargetFilesAdded", added),
             ("numTargetFilesRemoved", removed),
             ("numTargetDeletionVectorsAdded", vectors),
@@ -161,5 +216,8 @@ pub(crate) fn operation_metrics(operation: &str, counts: &RowCounts, actions: &[
             ("numRemovedFiles", removed),
         ],
     };
-    values.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value.to_string()))).collect()
+    values
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), Value::String(value.to_string())))
+        .collect()
 }

@@ -51,12 +51,25 @@ impl RowFormat {
 
     /// Whether the rows carry values to be written.
     pub(crate) fn has_new_values(self) -> bool {
-        matches!(self, Self::Inserts | Self::Actions { new_values: true, .. })
+        matches!(
+            self,
+            Self::Inserts
+                | Self::Actions {
+                    new_values: true,
+                    ..
+                }
+        )
     }
 
     /// Whether the rows carry the values that the table has now.
     pub(crate) fn has_old_values(self) -> bool {
-        matches!(self, Self::Actions { old_values: true, .. })
+        matches!(
+            self,
+            Self::Actions {
+                old_values: true,
+                ..
+            }
+        )
     }
 }
 

@@ -94,13 +94,23 @@ impl RowWriteExec {
             EmissionType::Final,
             Boundedness::Bounded,
         );
-        Self { input, spec, properties: Arc::new(properties), metrics: ExecutionPlanMetricsSet::new() }
+        Self {
+            input,
+            spec,
+            properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
     }
 }
 
 impl DisplayAs for RowWriteExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "RowWriteExec: table={}, change_rows={}", self.spec.target.table.name(), self.spec.change_rows)
+        write!(
+            f,
+            "RowWriteExec: table={}, change_rows={}",
+            self.spec.target.table.name(),
+            self.spec.change_rows
+        )
     }
 }
 
@@ -122,20 +132,33 @@ impl ExecutionPlan for RowWriteExec {
         vec![&self.input]
     }
 
-    fn apply_expressions(&self, _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>) -> DataFusionResult<TreeNodeRecursion> {
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>,
+    ) -> DataFusionResult<TreeNodeRecursion> {
         Ok(TreeNodeRecursion::Continue)
     }
 
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         Ok(Arc::new(Self::new(children.remove(0), self.spec.clone())))
     }
 
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> DataFusionResult<SendableRecordBatchStream> {
         let input = self.input.execute(partition, context)?;
         let rows_written = MetricBuilder::new(&self.metrics).counter("rows_written", partition);
         let writer = PartitionWriter::new(self.spec.clone());
         let written = async move { Ok(writer.write_all(input, &rows_written).await?) };
-        Ok(Box::pin(RecordBatchStreamAdapter::new(action_rows(), stream::once(written))))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            action_rows(),
+            stream::once(written),
+        )))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -154,11 +177,24 @@ struct PartitionWriter {
 
 impl PartitionWriter {
     fn new(spec: WriteSpec) -> Self {
-        let (data, changes) = (DataFileWriter::new(&spec.target), ChangeFileWriter::new(&spec.target));
-        Self { spec, data, changes, marks: BTreeMap::new(), counts: RowCounts::default() }
+        let (data, changes) = (
+            DataFileWriter::new(&spec.target),
+            ChangeFileWriter::new(&spec.target),
+        );
+        Self {
+            spec,
+            data,
+            changes,
+            marks: BTreeMap::new(),
+            counts: RowCounts::default(),
+        }
     }
 
-    async fn write_all(mut self, mut input: SendableRecordBatchStream, rows_written: &datafusion::physical_plan::metrics::Count) -> Result<RecordBatch> {
+    async fn write_all(
+        mut self,
+        mut input: SendableRecordBatchStream,
+        rows_written: &datafusion::physical_plan::metrics::Count,
+    ) -> Result<RecordBatch> {
         while let Some(batch) = input.next().await {
             let batch = batch?;
             rows_written.add(batch.num_rows());
@@ -167,9 +203,19 @@ impl PartitionWriter {
                 RowFormat::Actions { .. } => self.apply(&batch).await?,
             }
         }
-        let mut written: Vec<Written> = self.data.close().await?.into_iter().map(Written::Add).collect();
+        let mut written: Vec<Written> = self
+            .data
+            .close()
+            .await?
+            .into_iter()
+            .map(Written::Add)
+            .collect();
         written.extend(self.changes.close().await?.into_iter().map(Written::Cdc));
-        written.extend(self.marks.into_iter().map(|(file, marks)| Written::Marks(file, marks)));
+        written.extend(
+            self.marks
+                .into_iter()
+                .map(|(file, marks)| Written::Marks(file, marks)),
+        );
         written.push(Written::Counts(self.counts));
         encode(&written)
     }
@@ -185,9 +231,17 @@ impl PartitionWriter {
         // a row of the table that is deleted twice by one statement is deleted once
         let fresh = self.mark(batch)?;
         let of = |action: RowAction| -> BooleanArray {
-            actions.iter().zip(&fresh).map(|(found, fresh)| Some(found == Some(action as i8) && *fresh)).collect()
+            actions
+                .iter()
+                .zip(&fresh)
+                .map(|(found, fresh)| Some(found == Some(action as i8) && *fresh))
+                .collect()
         };
-        let (inserted, updated, deleted) = (of(RowAction::Insert), of(RowAction::Update), of(RowAction::Delete));
+        let (inserted, updated, deleted) = (
+            of(RowAction::Insert),
+            of(RowAction::Update),
+            of(RowAction::Delete),
+        );
         self.counts.inserted += inserted.true_count() as u64;
         self.counts.updated += updated.true_count() as u64;
         self.counts.deleted += deleted.true_count() as u64;
@@ -196,12 +250,15 @@ impl PartitionWriter {
             self.write_new_rows(batch, &written).await?;
         }
         if self.spec.change_rows {
-            self.write_changes(batch, &[
-                (&deleted, ChangeType::Delete),
-                (&updated, ChangeType::UpdatePreimage),
-                (&updated, ChangeType::UpdatePostimage),
-                (&inserted, ChangeType::Insert),
-            ])
+            self.write_changes(
+                batch,
+                &[
+                    (&deleted, ChangeType::Delete),
+                    (&updated, ChangeType::UpdatePreimage),
+                    (&updated, ChangeType::UpdatePostimage),
+                    (&inserted, ChangeType::Insert),
+                ],
+            )
             .await?;
         }
         Ok(())
@@ -218,15 +275,25 @@ impl PartitionWriter {
             if rows.is_null(index) {
                 continue;
             }
-            let (file, row) = (files.value(index), u64::try_from(rows.value(index)).map_err(Error::internal)?);
+            let (file, row) = (
+                files.value(index),
+                u64::try_from(rows.value(index)).map_err(Error::internal)?,
+            );
             let marks = self.marks.entry(file).or_default();
             let kept = actions.value(index) == RowAction::Keep as i8;
-            let (ours, other) = if kept { (&mut marks.kept, &marks.gone) } else { (&mut marks.gone, &marks.kept) };
+            let (ours, other) = if kept {
+                (&mut marks.kept, &marks.gone)
+            } else {
+                (&mut marks.gone, &marks.kept)
+            };
             *fresh = ours.insert(row) && !other.contains(row);
             repeated += u64::from(!*fresh);
         }
         if repeated > 0 && self.spec.unique_matches {
-            return Err(Error::MultipleMatches { table: self.spec.target.table.name().into(), rows: repeated });
+            return Err(Error::MultipleMatches {
+                table: self.spec.target.table.name().into(),
+                rows: repeated,
+            });
         }
         Ok(fresh)
     }
@@ -240,14 +307,31 @@ impl PartitionWriter {
         self.data.write(&rows).await
     }
 
-    async fn write_changes(&mut self, batch: &RecordBatch, kinds: &[(&BooleanArray, ChangeType)]) -> Result<()> {
+    async fn write_changes(
+        &mut self,
+        batch: &RecordBatch,
+        kinds: &[(&BooleanArray, ChangeType)],
+    ) -> Result<()> {
         for (rows, kind) in kinds.iter().filter(|(rows, _)| rows.true_count() > 0) {
             let new = matches!(kind, ChangeType::Insert | ChangeType::UpdatePostimage);
             let mut columns = self.values(batch, new, rows)?;
-            columns.push(Arc::new(StringArray::from(vec![kind.as_str(); rows.true_count()])));
-            let fields = self.spec.target.layout.schema().fields().iter().map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
-            let fields = fields.chain([Arc::clone(&crate::change::change_columns()[0])]).collect::<Vec<_>>();
-            let changes = RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), columns)?;
+            columns.push(Arc::new(StringArray::from(vec![
+                kind.as_str();
+                rows.true_count()
+            ])));
+            let fields = self
+                .spec
+                .target
+                .layout
+                .schema()
+                .fields()
+                .iter()
+                .map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
+            let fields = fields
+                .chain([Arc::clone(&crate::change::change_columns()[0])])
+                .collect::<Vec<_>>();
+            let changes =
+                RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), columns)?;
             self.changes.write(&changes).await?;
         }
         Ok(())
@@ -256,13 +340,23 @@ impl PartitionWriter {
     /// The new or the old values of the chosen rows, in the order of the table's columns.
     fn values(&self, batch: &RecordBatch, new: bool, rows: &BooleanArray) -> Result<Vec<ArrayRef>> {
         let width = self.spec.target.layout.schema().fields().len();
-        let after_new = if self.spec.format.has_new_values() { width } else { 0 };
+        let after_new = if self.spec.format.has_new_values() {
+            width
+        } else {
+            0
+        };
         let start = self.spec.format.control_columns() + if new { 0 } else { after_new };
-        let columns = batch.columns().get(start..start + width).ok_or_else(|| Error::internal("row changes lack values"))?;
+        let columns = batch
+            .columns()
+            .get(start..start + width)
+            .ok_or_else(|| Error::internal("row changes lack values"))?;
         if rows.true_count() == rows.len() {
             return Ok(columns.to_vec());
         }
-        Ok(columns.iter().map(|column| filter(column, rows)).collect::<Result<_, _>>()?)
+        Ok(columns
+            .iter()
+            .map(|column| filter(column, rows))
+            .collect::<Result<_, _>>()?)
     }
 }
 
@@ -286,7 +380,11 @@ fn encode(written: &[Written]) -> Result<RecordBatch> {
         payloads.push(payload);
     }
     let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
-    let columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from(kinds)), Arc::new(UInt32Array::from(files)), Arc::new(BinaryArray::from(payloads))];
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(kinds)),
+        Arc::new(UInt32Array::from(files)),
+        Arc::new(BinaryArray::from(payloads)),
+    ];
     Ok(RecordBatch::try_new(action_rows(), columns)?)
 }
 

@@ -27,7 +27,10 @@ use object_store::ObjectStoreExt;
 use self::actions::{FeedFiles, plan_commits};
 use self::schema::{FeedCheck, check_range};
 use super::{ChangeRead, ChangeSource};
-use crate::change::{Bound, CHANGE_TYPE, COMMIT_VERSION, ChangeBounds, ChangeRange, VersionClock, change_columns, change_schema};
+use crate::change::{
+    Bound, CHANGE_TYPE, COMMIT_VERSION, ChangeBounds, ChangeRange, VersionClock, change_columns,
+    change_schema,
+};
 use crate::delta::DeltaTable;
 use crate::delta::actions::decode_path;
 use crate::delta::layout::TableLayout;
@@ -64,8 +67,18 @@ impl DeltaFeed {
     }
 
     fn expired(&self, range: &ChangeRange, oldest: &str, current: i64, reason: String) -> Error {
-        let requested = if range.from_creation() { "NULL".into() } else { range.since().to_string() };
-        Error::ChangesExpired { table: self.table.name().into(), requested, oldest: oldest.into(), current, reason }
+        let requested = if range.from_creation() {
+            "NULL".into()
+        } else {
+            range.since().to_string()
+        };
+        Error::ChangesExpired {
+            table: self.table.name().into(),
+            requested,
+            oldest: oldest.into(),
+            current,
+            reason,
+        }
     }
 
     /// The commit files of the range, all of them or an error.
@@ -73,24 +86,45 @@ impl DeltaFeed {
         let mut files = list_commits(&self.table, range.first()).await?;
         files.retain(|file| file.version <= range.until());
         let wanted = range.first()..=range.until();
-        let missing = wanted.zip(files.iter().map(|file| Some(file.version)).chain(std::iter::repeat(None))).find(|(version, found)| Some(*version) != *found);
+        let missing = wanted
+            .zip(
+                files
+                    .iter()
+                    .map(|file| Some(file.version))
+                    .chain(std::iter::repeat(None)),
+            )
+            .find(|(version, found)| Some(*version) != *found);
         match missing {
             None => Ok(files),
             Some((version, _)) => {
                 let oldest = oldest_contiguous(&list_commits(&self.table, 0).await?, current);
-                Err(self.expired(range, &(oldest - 1).to_string(), current, format!("the log of version {version} is gone")))
+                Err(self.expired(
+                    range,
+                    &(oldest - 1).to_string(),
+                    current,
+                    format!("the log of version {version} is gone"),
+                ))
             }
         }
     }
 
     /// Finds the first file that is gone, where one may be.
-    async fn check_files(&self, range: &ChangeRange, files: &FeedFiles, oldest_commit: i64, current: i64) -> Result<()> {
+    async fn check_files(
+        &self,
+        range: &ChangeRange,
+        files: &FeedFiles,
+        oldest_commit: i64,
+        current: i64,
+    ) -> Result<()> {
         let behind_retention = Utc::now().timestamp_micros() - oldest_commit > RETENTION_MICROS;
         if files.len() > ALWAYS_CHECKED_FILES && !behind_retention {
             return Ok(());
         }
         let store = self.table.store();
-        let paths: Vec<(i64, String)> = files.paths().map(|(version, path)| (version, path.to_owned())).collect();
+        let paths: Vec<(i64, String)> = files
+            .paths()
+            .map(|(version, path)| (version, path.to_owned()))
+            .collect();
         let heads = futures::stream::iter(paths).map(|(version, raw)| {
             let store = Arc::clone(&store);
             async move {
@@ -101,23 +135,34 @@ impl DeltaFeed {
                 }
             }
         });
-        let gone: Vec<Option<(i64, String)>> = heads.buffered(CONCURRENT_HEADS).try_collect().await?;
+        let gone: Vec<Option<(i64, String)>> =
+            heads.buffered(CONCURRENT_HEADS).try_collect().await?;
         match gone.into_iter().flatten().min() {
             None => Ok(()),
             Some((version, path)) => {
-                let reason = format!("the file {path} of version {version} is gone (VACUUM removes files that the table no longer needs)");
+                let reason = format!(
+                    "the file {path} of version {version} is gone (VACUUM removes files that the table no longer needs)"
+                );
                 Err(self.expired(range, &version.to_string(), current, reason))
             }
         }
     }
 
-    async fn plan(&self, snapshot: &Snapshot, files: FeedFiles, read: &ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn plan(
+        &self,
+        snapshot: &Snapshot,
+        files: FeedFiles,
+        read: &ChangeRead<'_>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let layout = Arc::new(snapshot.layout().as_ref().clone());
         let mut plans = Vec::new();
         for (files, from_file) in [(files.data, false), (files.cdc, true)] {
             if !files.is_empty() {
                 let scan = feed_scan(&self.table, &layout, files, from_file);
-                plans.push(scan.plan(read.state, read.projection, read.filters, read.limit).await?);
+                plans.push(
+                    scan.plan(read.state, read.projection, read.filters, read.limit)
+                        .await?,
+                );
             }
         }
         match (plans.pop(), plans.pop()) {
@@ -130,19 +175,26 @@ impl DeltaFeed {
 
 #[async_trait]
 impl ChangeSource for DeltaFeed {
-    fn name(&self) -> &str {
-        self.table.name()
-    }
-
     async fn resolve(&self, bounds: &ChangeBounds) -> Result<ChangeRange> {
         let snapshot = self.table.snapshot().await?;
-        let mut clock = Clock { table: self.table.name(), current: snapshot.version(), earliest: -1, instants: HashMap::new() };
+        let mut clock = Clock {
+            table: self.table.name(),
+            current: snapshot.version(),
+            earliest: -1,
+            instants: HashMap::new(),
+        };
         let all = [Some(&bounds.since), bounds.until.as_ref()];
-        if all.iter().flatten().any(|bound| matches!(bound, Bound::Timestamp(_) | Bound::Earliest)) {
+        if all
+            .iter()
+            .flatten()
+            .any(|bound| matches!(bound, Bound::Timestamp(_) | Bound::Earliest))
+        {
             let files = list_commits(&self.table, 0).await?;
             for bound in all.into_iter().flatten() {
                 if let Bound::Timestamp(micros) = bound {
-                    clock.instants.insert(*micros, version_at(&snapshot, &files, *micros).await?);
+                    clock
+                        .instants
+                        .insert(*micros, version_at(&snapshot, &files, *micros).await?);
                 }
             }
             clock.earliest = oldest_readable(&snapshot, &files).await? - 1;
@@ -151,39 +203,68 @@ impl ChangeSource for DeltaFeed {
     }
 
     async fn schema(&self, version: Option<i64>) -> Result<SchemaRef> {
-        change_schema(self.table.name(), self.snapshot(version).await?.layout().schema())
+        change_schema(
+            self.table.name(),
+            self.snapshot(version).await?.layout().schema(),
+        )
     }
 
     async fn primary_key(&self) -> Result<Vec<String>> {
-        Ok(self.table.snapshot().await?.properties().primary_key.clone())
+        Ok(self
+            .table
+            .snapshot()
+            .await?
+            .properties()
+            .primary_key
+            .clone())
     }
 
-    async fn changes(&self, range: ChangeRange, read: ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn changes(
+        &self,
+        range: ChangeRange,
+        read: ChangeRead<'_>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let snapshot = self.snapshot(Some(range.until())).await?;
         let current = self.table.snapshot().await?.version();
         if range.is_empty() {
-            return empty(&change_schema(self.table.name(), snapshot.layout().schema())?, &read);
+            return empty(
+                &change_schema(self.table.name(), snapshot.layout().schema())?,
+                &read,
+            );
         }
         let commit_files = self.commit_files(&range, current).await?;
         let commits = read_commits(&snapshot, &commit_files).await?;
-        let names = FeedCheck { table: &self.table, snapshot: &snapshot, since: range.since() };
+        let names = FeedCheck {
+            table: &self.table,
+            snapshot: &snapshot,
+            since: range.since(),
+        };
         check_range(&names, &commits).await?;
         let oldest_commit = commits.first().map_or(i64::MAX, |commit| commit.timestamp);
         let (low, high) = version_bounds(read.filters);
-        let wanted = commits.into_iter().filter(|commit| (low..=high).contains(&commit.version));
+        let wanted = commits
+            .into_iter()
+            .filter(|commit| (low..=high).contains(&commit.version));
         let files = plan_commits(&self.table, range.since(), wanted).await?;
-        self.check_files(&range, &files, oldest_commit, current).await?;
+        self.check_files(&range, &files, oldest_commit, current)
+            .await?;
         self.plan(&snapshot, files, &read).await
     }
 }
 
 /// The scan of change files, whose change type stands in the file, or of data files, for which it is a constant.
-fn feed_scan(table: &DeltaTable, layout: &Arc<TableLayout>, files: Vec<ScanFile>, from_file: bool) -> DeltaScan {
+fn feed_scan(
+    table: &DeltaTable,
+    layout: &Arc<TableLayout>,
+    files: Vec<ScanFile>,
+    from_file: bool,
+) -> DeltaScan {
     let mut constants = change_columns();
     let mut scan = DeltaScan::new(table, layout, files);
     if from_file {
         constants.remove(0);
-        scan.file_columns = vec![Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, false)) as FieldRef];
+        scan.file_columns =
+            vec![Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, false)) as FieldRef];
     }
     scan.constants = constants;
     scan
@@ -238,7 +319,11 @@ fn oldest_contiguous(files: &[CommitFile], current: i64) -> i64 {
 /// The oldest version from which the log is whole and the feed was never off.
 async fn oldest_readable(snapshot: &Snapshot, files: &[CommitFile]) -> Result<i64> {
     let contiguous = oldest_contiguous(files, snapshot.version());
-    let files: Vec<CommitFile> = files.iter().filter(|file| (contiguous..=snapshot.version()).contains(&file.version)).cloned().collect();
+    let files: Vec<CommitFile> = files
+        .iter()
+        .filter(|file| (contiguous..=snapshot.version()).contains(&file.version))
+        .cloned()
+        .collect();
     let commits = read_commits(snapshot, &files).await?;
     schema::feed_on_since(snapshot.table(), contiguous, &commits).await
 }
@@ -260,10 +345,20 @@ fn version_bounds(filters: &[Expr]) -> (i64, i64) {
 }
 
 fn version_comparison(filter: &Expr) -> Option<(Operator, i64)> {
-    let Expr::BinaryExpr(binary) = filter else { return None };
+    let Expr::BinaryExpr(binary) = filter else {
+        return None;
+    };
     match (binary.left.as_ref(), binary.right.as_ref()) {
-        (Expr::Column(column), Expr::Literal(ScalarValue::Int64(Some(version)), _)) if column.name == COMMIT_VERSION => Some((binary.op, *version)),
-        (Expr::Literal(ScalarValue::Int64(Some(version)), _), Expr::Column(column)) if column.name == COMMIT_VERSION => Some((binary.op.swap()?, *version)),
+        (Expr::Column(column), Expr::Literal(ScalarValue::Int64(Some(version)), _))
+            if column.name == COMMIT_VERSION =>
+        {
+            Some((binary.op, *version))
+        }
+        (Expr::Literal(ScalarValue::Int64(Some(version)), _), Expr::Column(column))
+            if column.name == COMMIT_VERSION =>
+        {
+            Some((binary.op.swap()?, *version))
+        }
         _ => None,
     }
 }

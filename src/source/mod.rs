@@ -23,9 +23,6 @@ use crate::error::Result;
 /// Something whose changes can be asked for by version.
 #[async_trait]
 pub(crate) trait ChangeSource: Debug + Send + Sync {
-    /// The source as the user named it.
-    fn name(&self) -> &str;
-
     /// Checks bounds against the versions there are.
     async fn resolve(&self, bounds: &ChangeBounds) -> Result<ChangeRange>;
 
@@ -36,7 +33,11 @@ pub(crate) trait ChangeSource: Debug + Send + Sync {
     async fn primary_key(&self) -> Result<Vec<String>>;
 
     /// Plans the read of a range. Everything that can be known to be missing is found out here, before the first row.
-    async fn changes(&self, range: ChangeRange, read: ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>>;
+    async fn changes(
+        &self,
+        range: ChangeRange,
+        read: ChangeRead<'_>,
+    ) -> Result<Arc<dyn ExecutionPlan>>;
 }
 
 /// How the rows of a range are to be read.

@@ -37,7 +37,9 @@ impl BoundUnit {
 
     /// The unit of a name.
     pub(crate) fn of(name: &str) -> Option<Self> {
-        [Self::Version, Self::Timestamp, Self::Either].into_iter().find(|unit| unit.name() == name)
+        [Self::Version, Self::Timestamp, Self::Either]
+            .into_iter()
+            .find(|unit| unit.name() == name)
     }
 }
 
@@ -49,7 +51,11 @@ const BOUNDS: [(&str, BoundKind, BoundUnit); 8] = [
     ("ending_version", BoundKind::Until, BoundUnit::Version),
     ("since_timestamp", BoundKind::Since, BoundUnit::Timestamp),
     ("until_timestamp", BoundKind::Until, BoundUnit::Timestamp),
-    ("starting_timestamp", BoundKind::Starting, BoundUnit::Timestamp),
+    (
+        "starting_timestamp",
+        BoundKind::Starting,
+        BoundUnit::Timestamp,
+    ),
     ("ending_timestamp", BoundKind::Until, BoundUnit::Timestamp),
 ];
 const OPTIONS: [&str; 3] = ["net", "metadata", "key"];
@@ -72,20 +78,47 @@ impl Arguments {
         let mut named: Vec<(String, ast::Expr)> = Vec::new();
         for argument in arguments {
             match argument {
-                FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => positional.push(value.clone()),
-                FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => named.push((name.value.to_lowercase(), value.clone())),
-                FunctionArg::ExprNamed { name, arg: FunctionArgExpr::Expr(value), .. } => named.push((name.to_string().to_lowercase(), value.clone())),
-                other => return Err(Error::invalid(format!("table_changes does not take the argument {other}; write table_changes('table', since_version)"))),
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => {
+                    positional.push(value.clone())
+                }
+                FunctionArg::Named {
+                    name,
+                    arg: FunctionArgExpr::Expr(value),
+                    ..
+                } => named.push((name.value.to_lowercase(), value.clone())),
+                FunctionArg::ExprNamed {
+                    name,
+                    arg: FunctionArgExpr::Expr(value),
+                    ..
+                } => named.push((name.to_string().to_lowercase(), value.clone())),
+                other => {
+                    return Err(Error::invalid(format!(
+                        "table_changes does not take the argument {other}; write table_changes('table', since_version)"
+                    )));
+                }
             }
         }
         let mut positional = positional.into_iter();
-        let table = positional.next().ok_or_else(|| Error::invalid("table_changes needs a table; write table_changes('table', since_version)"))?;
-        let mut sorted = Self { table, bounds: vec![], options: HashMap::new() };
-        for (kind, value) in [BoundKind::Since, BoundKind::Until].into_iter().zip(positional.by_ref()) {
+        let table = positional.next().ok_or_else(|| {
+            Error::invalid(
+                "table_changes needs a table; write table_changes('table', since_version)",
+            )
+        })?;
+        let mut sorted = Self {
+            table,
+            bounds: vec![],
+            options: HashMap::new(),
+        };
+        for (kind, value) in [BoundKind::Since, BoundKind::Until]
+            .into_iter()
+            .zip(positional.by_ref())
+        {
             sorted.bounds.push((kind, BoundUnit::Either, value));
         }
         if let Some(extra) = positional.next() {
-            return Err(Error::invalid(format!("table_changes takes a table, since_version and until_version by position; {extra} is one too many")));
+            return Err(Error::invalid(format!(
+                "table_changes takes a table, since_version and until_version by position; {extra} is one too many"
+            )));
         }
         for (name, value) in named {
             sorted.add(&name, value)?;
@@ -99,17 +132,30 @@ impl Arguments {
             self.bounds.push((*kind, *unit, value));
         } else if OPTIONS.contains(&name) {
             if self.options.insert(name.to_owned(), value).is_some() {
-                return Err(Error::invalid(format!("table_changes got the argument {name} twice")));
+                return Err(Error::invalid(format!(
+                    "table_changes got the argument {name} twice"
+                )));
             }
         } else {
-            let known: Vec<&str> = BOUNDS.iter().map(|(name, _, _)| *name).chain(OPTIONS).collect();
-            return Err(Error::invalid(format!("table_changes has no argument {name:?}; it has {}", known.join(", "))));
+            let known: Vec<&str> = BOUNDS
+                .iter()
+                .map(|(name, _, _)| *name)
+                .chain(OPTIONS)
+                .collect();
+            return Err(Error::invalid(format!(
+                "table_changes has no argument {name:?}; it has {}",
+                known.join(", ")
+            )));
         }
         Ok(())
     }
 
     fn check(&self) -> Result<()> {
-        let lower = self.bounds.iter().filter(|(kind, _, _)| *kind != BoundKind::Until).count();
+        let lower = self
+            .bounds
+            .iter()
+            .filter(|(kind, _, _)| *kind != BoundKind::Until)
+            .count();
         let upper = self.bounds.len() - lower;
         if lower > 1 || upper > 1 {
             return Err(Error::InvalidRange("table_changes takes one lower bound (since_… or starting_…) and one upper bound (until_… or ending_…)".into()));
@@ -129,18 +175,25 @@ pub(crate) fn constant(expression: Expr) -> Result<Option<ScalarValue>> {
     if has_placeholder(&expression) {
         return Ok(None);
     }
-    let context = SimplifyContext::builder().with_schema(Arc::new(DFSchema::empty())).with_query_execution_start_time(Some(Utc::now())).build();
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::new(DFSchema::empty()))
+        .with_query_execution_start_time(Some(Utc::now()))
+        .build();
     let simplifier = ExprSimplifier::new(context);
     let typed = simplifier.coerce(expression.clone(), &DFSchema::empty())?;
     match simplifier.simplify(typed)? {
         Expr::Literal(value, _) => Ok(Some(value)),
-        other => Err(Error::invalid(format!("an argument of table_changes must be a constant or a parameter, not {other}"))),
+        other => Err(Error::invalid(format!(
+            "an argument of table_changes must be a constant or a parameter, not {other}"
+        ))),
     }
 }
 
 fn has_placeholder(expression: &Expr) -> bool {
     use datafusion::common::tree_node::TreeNode;
-    expression.exists(|node| Ok(matches!(node, Expr::Placeholder(_)))).unwrap_or(true)
+    expression
+        .exists(|node| Ok(matches!(node, Expr::Placeholder(_))))
+        .unwrap_or(true)
 }
 
 /// What a value means as a bound: an integer is a version, a timestamp, a date or a text that is one is a time, NULL is before the
@@ -151,8 +204,12 @@ fn has_placeholder(expression: &Expr) -> bool {
 pub(crate) fn bound_of(value: &ScalarValue, unit: BoundUnit) -> Result<Bound> {
     let bound = untyped_bound(value)?;
     match (&bound, unit) {
-        (Bound::Timestamp(_), BoundUnit::Version) => Err(Error::InvalidRange(format!("{value} is a time, and the argument is a version; use the …_timestamp argument"))),
-        (Bound::Version(version), BoundUnit::Timestamp) => Err(Error::InvalidRange(format!("{version} is a version, and the argument is a timestamp; use the …_version argument"))),
+        (Bound::Timestamp(_), BoundUnit::Version) => Err(Error::InvalidRange(format!(
+            "{value} is a time, and the argument is a version; use the …_timestamp argument"
+        ))),
+        (Bound::Version(version), BoundUnit::Timestamp) => Err(Error::InvalidRange(format!(
+            "{version} is a version, and the argument is a timestamp; use the …_version argument"
+        ))),
         _ => Ok(bound),
     }
 }
@@ -164,13 +221,21 @@ fn untyped_bound(value: &ScalarValue) -> Result<Bound> {
     if let Some(text) = value.try_as_str().flatten() {
         return text_bound(text);
     }
-    let bad = || Error::InvalidRange(format!("{value} is no bound of a change read; give a version, a TIMESTAMP, 'earliest' or NULL"));
+    let bad = || {
+        Error::InvalidRange(format!(
+            "{value} is no bound of a change read; give a version, a TIMESTAMP, 'earliest' or NULL"
+        ))
+    };
     match value.data_type() {
-        data_type if data_type.is_integer() => match value.cast_to(&DataType::Int64).map_err(|_| bad())? {
-            ScalarValue::Int64(Some(version)) => Ok(Bound::Version(version)),
-            _ => Err(bad()),
-        },
-        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => micros(value).map(Bound::Timestamp).ok_or_else(bad),
+        data_type if data_type.is_integer() => {
+            match value.cast_to(&DataType::Int64).map_err(|_| bad())? {
+                ScalarValue::Int64(Some(version)) => Ok(Bound::Version(version)),
+                _ => Err(bad()),
+            }
+        }
+        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => {
+            micros(value).map(Bound::Timestamp).ok_or_else(bad)
+        }
         _ => Err(bad()),
     }
 }
@@ -180,7 +245,9 @@ fn text_bound(text: &str) -> Result<Bound> {
         return Ok(Bound::Earliest);
     }
     if text.trim().parse::<i64>().is_ok() {
-        return Err(Error::InvalidRange(format!("'{text}' is text; write the version {text} without quotes")));
+        return Err(Error::InvalidRange(format!(
+            "'{text}' is text; write the version {text} without quotes"
+        )));
     }
     micros(&ScalarValue::from(text)).map(Bound::Timestamp).ok_or_else(|| {
         Error::InvalidRange(format!("'{text}' is no timestamp; write it as '2026-01-31 12:00:00', give a version, or 'earliest'"))
@@ -189,7 +256,13 @@ fn text_bound(text: &str) -> Result<Bound> {
 
 /// Microseconds since the epoch; a time without a zone is UTC.
 pub(crate) fn micros(value: &ScalarValue) -> Option<i64> {
-    match value.cast_to(&DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))).ok()? {
+    match value
+        .cast_to(&DataType::Timestamp(
+            TimeUnit::Microsecond,
+            Some("UTC".into()),
+        ))
+        .ok()?
+    {
         ScalarValue::TimestampMicrosecond(micros, _) => micros,
         _ => None,
     }
@@ -205,10 +278,16 @@ pub(crate) fn merge_bounds(bounds: &mut ChangeBounds, kind: BoundKind, bound: Bo
         (BoundKind::Until, bound) => bounds.until = Some(bound),
         (BoundKind::Since, bound) => bounds.since = bound,
         (BoundKind::Starting, Bound::Version(version)) if version < 0 => {
-            return Err(Error::InvalidRange(format!("starting_version {version} is not a version; versions start at 0")));
+            return Err(Error::InvalidRange(format!(
+                "starting_version {version} is not a version; versions start at 0"
+            )));
         }
-        (BoundKind::Starting, Bound::Version(version)) => bounds.since = Bound::Version(version - 1),
-        (BoundKind::Starting, Bound::Timestamp(micros)) => bounds.since = Bound::Timestamp(micros - 1),
+        (BoundKind::Starting, Bound::Version(version)) => {
+            bounds.since = Bound::Version(version - 1)
+        }
+        (BoundKind::Starting, Bound::Timestamp(micros)) => {
+            bounds.since = Bound::Timestamp(micros - 1)
+        }
         (BoundKind::Starting, bound) => bounds.since = bound,
     }
     Ok(())
@@ -218,11 +297,17 @@ pub(crate) fn merge_bounds(bounds: &mut ChangeBounds, kind: BoundKind, bound: Bo
 mod tests {
     use super::*;
 
-    fn check(value: impl Into<ScalarValue>, unit: BoundUnit, expected: std::result::Result<Bound, &str>) {
+    fn check(
+        value: impl Into<ScalarValue>,
+        unit: BoundUnit,
+        expected: std::result::Result<Bound, &str>,
+    ) {
         let value = value.into();
         match (bound_of(&value, unit), expected) {
             (Ok(bound), Ok(expected)) => assert_eq!(bound, expected, "{value}"),
-            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error} lacks {part:?}"),
+            (Err(error), Err(part)) => {
+                assert!(error.to_string().contains(part), "{error} lacks {part:?}")
+            }
             (got, expected) => panic!("{value}: got {got:?}, expected {expected:?}"),
         }
     }
@@ -233,9 +318,21 @@ mod tests {
         check(5_i32, BoundUnit::Version, Ok(Bound::Version(5)));
         check(ScalarValue::Null, BoundUnit::Either, Ok(Bound::Beginning));
         check("earliest", BoundUnit::Version, Ok(Bound::Earliest));
-        check("1970-01-01 00:00:01", BoundUnit::Either, Ok(Bound::Timestamp(1_000_000)));
-        check(ScalarValue::Date32(Some(1)), BoundUnit::Timestamp, Ok(Bound::Timestamp(86_400_000_000)));
-        check("yesterday", BoundUnit::Either, Err("'yesterday' is no timestamp"));
+        check(
+            "1970-01-01 00:00:01",
+            BoundUnit::Either,
+            Ok(Bound::Timestamp(1_000_000)),
+        );
+        check(
+            ScalarValue::Date32(Some(1)),
+            BoundUnit::Timestamp,
+            Ok(Bound::Timestamp(86_400_000_000)),
+        );
+        check(
+            "yesterday",
+            BoundUnit::Either,
+            Err("'yesterday' is no timestamp"),
+        );
         check("7", BoundUnit::Either, Err("without quotes"));
         check(1.5_f64, BoundUnit::Either, Err("1.5 is no bound"));
         check(5_i64, BoundUnit::Timestamp, Err("5 is a version"));

@@ -9,9 +9,13 @@ use crate::error::{Error, Result};
 
 /// Runs the future to its end: at once if it does not wait; otherwise on this thread where the runtime has others to go on
 /// with, and on a helper thread where it has not.
-pub(crate) fn block_on<T: Send + 'static, F: Future<Output = Result<T>> + Send + 'static>(make: impl Fn() -> F + Send + 'static) -> Result<T> {
+pub(crate) fn block_on<T: Send + 'static, F: Future<Output = Result<T>> + Send + 'static>(
+    make: impl Fn() -> F + Send + 'static,
+) -> Result<T> {
     match Handle::try_current() {
-        Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => tokio::task::block_in_place(|| handle.block_on(make())),
+        Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {
+            tokio::task::block_in_place(|| handle.block_on(make()))
+        }
         Ok(_) => {
             if let Some(ready) = make().now_or_never() {
                 return ready;
@@ -22,7 +26,18 @@ pub(crate) fn block_on<T: Send + 'static, F: Future<Output = Result<T>> + Send +
     }
 }
 
-fn on_helper_thread<T: Send + 'static, F: Future<Output = Result<T>> + Send + 'static>(make: impl Fn() -> F + Send + 'static) -> Result<T> {
-    let run = move || Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::from)?.block_on(make());
-    std::thread::spawn(run).join().map_err(|_| Error::internal("a helper thread panicked"))?
+fn on_helper_thread<T: Send + 'static, F: Future<Output = Result<T>> + Send + 'static>(
+    make: impl Fn() -> F + Send + 'static,
+) -> Result<T> {
+    let run = move || {
+        Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(Error::from)?
+            .block_on(make())
+    };
+    std::thread::spawn(run)
+        .join()
+        .map_err(|_| Error::internal("a helper thread panicked"))?
 }

@@ -36,24 +36,39 @@ impl WarehouseCatalog {
     pub fn try_new(root: impl Into<PathBuf>) -> crate::Result<Self> {
         let root = std::path::absolute(root.into())?;
         if root.is_file() {
-            return Err(Error::invalid(format!("the warehouse {} is a file; give a folder", root.display())));
+            return Err(Error::invalid(format!(
+                "the warehouse {} is a file; give a folder",
+                root.display()
+            )));
         }
-        Ok(Self { root, schemas: Mutex::new(HashMap::new()) })
+        Ok(Self {
+            root,
+            schemas: Mutex::new(HashMap::new()),
+        })
     }
 
     fn folder(&self, schema: &str) -> PathBuf {
-        if schema == DEFAULT_SCHEMA { self.root.clone() } else { self.root.join(schema) }
+        if schema == DEFAULT_SCHEMA {
+            self.root.clone()
+        } else {
+            self.root.join(schema)
+        }
     }
 
     fn is_schema(&self, name: &str) -> bool {
-        name == DEFAULT_SCHEMA || (is_safe(name) && self.folder(name).is_dir() && !is_table(&self.folder(name)))
+        name == DEFAULT_SCHEMA
+            || (is_safe(name) && self.folder(name).is_dir() && !is_table(&self.folder(name)))
     }
 }
 
 impl CatalogProvider for WarehouseCatalog {
     fn schema_names(&self) -> Vec<String> {
         let mut names = vec![DEFAULT_SCHEMA.to_owned()];
-        names.extend(sub_folders(&self.root).into_iter().filter(|name| name != DEFAULT_SCHEMA && self.is_schema(name)));
+        names.extend(
+            sub_folders(&self.root)
+                .into_iter()
+                .filter(|name| name != DEFAULT_SCHEMA && self.is_schema(name)),
+        );
         names
     }
 
@@ -62,34 +77,58 @@ impl CatalogProvider for WarehouseCatalog {
             return None;
         }
         let mut schemas = self.schemas.lock().unwrap_or_else(PoisonError::into_inner);
-        let schema = schemas.entry(name.to_owned()).or_insert_with(|| Arc::new(WarehouseSchema::new(self.folder(name))));
+        let schema = schemas
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(WarehouseSchema::new(self.folder(name))));
         Some(Arc::clone(schema) as Arc<dyn SchemaProvider>)
     }
 
-    fn register_schema(&self, name: &str, _: Arc<dyn SchemaProvider>) -> Result<Option<Arc<dyn SchemaProvider>>> {
+    fn register_schema(
+        &self,
+        name: &str,
+        _: Arc<dyn SchemaProvider>,
+    ) -> Result<Option<Arc<dyn SchemaProvider>>> {
         check_name("schema", name)?;
         if is_table(&self.root.join(name)) {
-            return Err(Error::invalid(format!("{name} is a table; give the schema another name")).into());
+            return Err(
+                Error::invalid(format!("{name} is a table; give the schema another name")).into(),
+            );
         }
         fs::create_dir_all(self.root.join(name)).map_err(Error::from)?;
         Ok(None)
     }
 
-    fn deregister_schema(&self, name: &str, cascade: bool) -> Result<Option<Arc<dyn SchemaProvider>>> {
-        let Some(schema) = self.schema(name) else { return Ok(None) };
+    fn deregister_schema(
+        &self,
+        name: &str,
+        cascade: bool,
+    ) -> Result<Option<Arc<dyn SchemaProvider>>> {
+        let Some(schema) = self.schema(name) else {
+            return Ok(None);
+        };
         let tables = schema.table_names();
         if name == DEFAULT_SCHEMA {
-            return Err(Error::invalid(format!("the schema {DEFAULT_SCHEMA} is the warehouse itself and cannot be dropped")).into());
+            return Err(Error::invalid(format!(
+                "the schema {DEFAULT_SCHEMA} is the warehouse itself and cannot be dropped"
+            ))
+            .into());
         }
         if !cascade && !tables.is_empty() {
-            return Err(Error::invalid(format!("schema {name} has tables ({}); drop them first or use DROP SCHEMA {name} CASCADE", tables.join(", "))).into());
+            return Err(Error::invalid(format!(
+                "schema {name} has tables ({}); drop them first or use DROP SCHEMA {name} CASCADE",
+                tables.join(", ")
+            ))
+            .into());
         }
         for table in tables {
             schema.deregister_table(&table)?;
         }
         // other things in the folder are not ours: it stays if it is not empty
         let _ = fs::remove_dir(self.root.join(name));
-        self.schemas.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.schemas
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
         Ok(Some(schema))
     }
 }
@@ -104,7 +143,11 @@ pub(crate) struct WarehouseSchema {
 
 impl WarehouseSchema {
     fn new(folder: PathBuf) -> Self {
-        Self { folder, opened: Mutex::default(), registered: RwLock::default() }
+        Self {
+            folder,
+            opened: Mutex::default(),
+            registered: RwLock::default(),
+        }
     }
 
     /// Where a table of that name is or would be.
@@ -130,19 +173,35 @@ impl WarehouseSchema {
 
     /// Forgets what was read of a table that is gone or made anew.
     pub(crate) fn forget(&self, name: &str) {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.opened
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
     }
 
     fn registered(&self, name: &str) -> Option<Arc<dyn TableProvider>> {
-        self.registered.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.registered
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
     }
 }
 
 #[async_trait]
 impl SchemaProvider for WarehouseSchema {
     fn table_names(&self) -> Vec<String> {
-        let mut names: Vec<String> = sub_folders(&self.folder).into_iter().filter(|name| is_table(&self.folder.join(name))).collect();
-        names.extend(self.registered.read().unwrap_or_else(PoisonError::into_inner).keys().cloned());
+        let mut names: Vec<String> = sub_folders(&self.folder)
+            .into_iter()
+            .filter(|name| is_table(&self.folder.join(name)))
+            .collect();
+        names.extend(
+            self.registered
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .keys()
+                .cloned(),
+        );
         names.sort();
         names.dedup();
         names
@@ -160,20 +219,35 @@ impl SchemaProvider for WarehouseSchema {
         Ok(Some(Arc::new(DeltaTableProvider::try_new(table).await?)))
     }
 
-    fn register_table(&self, name: String, table: Arc<dyn TableProvider>) -> Result<Option<Arc<dyn TableProvider>>> {
+    fn register_table(
+        &self,
+        name: String,
+        table: Arc<dyn TableProvider>,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
         let folder = self.table_folder(&name)?;
         if is_table(&folder) {
             return Err(Error::TableExists(name).into());
         }
         if table.is::<MemTable>() {
-            let message = format!("CREATE TABLE {name} through ctx.sql() would be a table in memory, lost with the session; use ctx.alluvial_sql() for a Delta table in the warehouse");
+            let message = format!(
+                "CREATE TABLE {name} through ctx.sql() would be a table in memory, lost with the session; use ctx.alluvial_sql() for a Delta table in the warehouse"
+            );
             return Err(Error::invalid(message).into());
         }
-        Ok(self.registered.write().unwrap_or_else(PoisonError::into_inner).insert(name, table))
+        Ok(self
+            .registered
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name, table))
     }
 
     fn deregister_table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        if let Some(table) = self.registered.write().unwrap_or_else(PoisonError::into_inner).remove(name) {
+        if let Some(table) = self
+            .registered
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name)
+        {
             return Ok(Some(table));
         }
         let folder = self.table_folder(name)?;
@@ -185,7 +259,10 @@ impl SchemaProvider for WarehouseSchema {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.registered(name).is_some() || self.table_folder(name).is_ok_and(|folder| is_table(&folder))
+        self.registered(name).is_some()
+            || self
+                .table_folder(name)
+                .is_ok_and(|folder| is_table(&folder))
     }
 }
 
@@ -202,7 +279,9 @@ fn is_table(folder: &Path) -> bool {
 
 fn sub_folders(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let folders = entries.filter(|entry| entry.path().is_dir()).filter_map(|entry| entry.file_name().into_string().ok());
+    let folders = entries
+        .filter(|entry| entry.path().is_dir())
+        .filter_map(|entry| entry.file_name().into_string().ok());
     let mut names: Vec<String> = folders.filter(|name| is_safe(name)).collect();
     names.sort();
     names
@@ -219,7 +298,9 @@ fn check_name(what: &str, name: &str) -> crate::Result<()> {
     if is_safe(name) {
         return Ok(());
     }
-    Err(Error::invalid(format!("{name:?} cannot be the name of a {what}: it would leave the warehouse or be hidden in it; use a name without '/', '\\' and a leading '.'")))
+    Err(Error::invalid(format!(
+        "{name:?} cannot be the name of a {what}: it would leave the warehouse or be hidden in it; use a name without '/', '\\' and a leading '.'"
+    )))
 }
 
 #[cfg(test)]
@@ -231,7 +312,18 @@ mod tests {
         for name in ["orders", "Größe", "two words", "a%b", "x..y"] {
             assert!(is_safe(name), "{name}");
         }
-        for name in ["", ".", "..", "../x", "/etc", "a/b", "a\\b", ".hidden", "_delta_log", "x/"] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "/etc",
+            "a/b",
+            "a\\b",
+            ".hidden",
+            "_delta_log",
+            "x/",
+        ] {
             assert!(!is_safe(name), "{name}");
         }
     }

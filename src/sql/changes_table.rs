@@ -33,15 +33,25 @@ pub(crate) struct ChangesTable {
 
 impl ChangesTable {
     /// The changes of `source` between `bounds`, with the schema they have now.
-    pub(crate) fn new(source: Arc<dyn ChangeSource>, schema: SchemaRef, bounds: ChangeBounds) -> Self {
-        Self { source, schema, bounds }
+    pub(crate) fn new(
+        source: Arc<dyn ChangeSource>,
+        schema: SchemaRef,
+        bounds: ChangeBounds,
+    ) -> Self {
+        Self {
+            source,
+            schema,
+            bounds,
+        }
     }
 
     fn bounds(&self, filters: &[Expr]) -> crate::Result<ChangeBounds> {
         let mut bounds = self.bounds.clone();
         for (kind, unit, value) in filters.iter().filter_map(as_bound) {
             let Expr::Literal(value, _) = value else {
-                return Err(Error::invalid(format!("a bound of table_changes must be a constant or a parameter with a value, not {value}")));
+                return Err(Error::invalid(format!(
+                    "a bound of table_changes must be a constant or a parameter with a value, not {value}"
+                )));
             };
             merge_bounds(&mut bounds, kind, bound_of(&value, unit)?)?;
         }
@@ -59,22 +69,53 @@ impl TableProvider for ChangesTable {
         TableType::View
     }
 
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let support = |filter: &&Expr| if as_bound(filter).is_some() { TableProviderFilterPushDown::Exact } else { TableProviderFilterPushDown::Inexact };
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
+        let support = |filter: &&Expr| {
+            if as_bound(filter).is_some() {
+                TableProviderFilterPushDown::Exact
+            } else {
+                TableProviderFilterPushDown::Inexact
+            }
+        };
         Ok(filters.iter().map(support).collect())
     }
 
-    async fn scan(&self, state: &dyn Session, projection: Option<&Vec<usize>>, filters: &[Expr], limit: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let range = self.source.resolve(&self.bounds(filters)?).await?;
         let now = self.source.schema(Some(range.until())).await?;
-        let filters: Vec<Expr> = filters.iter().filter(|filter| as_bound(filter).is_none()).cloned().collect();
-        let planned: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let filters: Vec<Expr> = filters
+            .iter()
+            .filter(|filter| as_bound(filter).is_none())
+            .cloned()
+            .collect();
+        let planned: Vec<usize> = projection
+            .cloned()
+            .unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         if now == self.schema {
-            let read = ChangeRead { state, projection: Some(&planned), filters: &filters, limit };
+            let read = ChangeRead {
+                state,
+                projection: Some(&planned),
+                filters: &filters,
+                limit,
+            };
             return Ok(self.source.changes(range, read).await?);
         }
         let (indices, expressions) = carry_over(&self.schema, &now, &planned)?;
-        let read = ChangeRead { state, projection: Some(&indices), filters: &[], limit };
+        let read = ChangeRead {
+            state,
+            projection: Some(&indices),
+            filters: &[],
+            limit,
+        };
         let plan = self.source.changes(range, read).await?;
         Ok(Arc::new(ProjectionExec::try_new(expressions, plan)?))
     }
@@ -83,15 +124,24 @@ impl TableProvider for ChangesTable {
 type Named = (Arc<dyn PhysicalExpr>, String);
 
 /// Reads the planned columns out of the schema that the range has by now: by name, NULL where a column is gone.
-fn carry_over(planned: &SchemaRef, now: &SchemaRef, wanted: &[usize]) -> crate::Result<(Vec<usize>, Vec<Named>)> {
+fn carry_over(
+    planned: &SchemaRef,
+    now: &SchemaRef,
+    wanted: &[usize],
+) -> crate::Result<(Vec<usize>, Vec<Named>)> {
     let (mut indices, mut expressions) = (Vec::new(), Vec::new());
     for index in wanted {
         let field = planned.field(*index);
         let expression: Arc<dyn PhysicalExpr> = match now.index_of(field.name()) {
             Ok(found) => {
                 indices.push(found);
-                let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), indices.len() - 1));
-                if now.field(found).data_type() == field.data_type() { column } else { Arc::new(CastExpr::new(column, field.data_type().clone(), None)) }
+                let column: Arc<dyn PhysicalExpr> =
+                    Arc::new(Column::new(field.name(), indices.len() - 1));
+                if now.field(found).data_type() == field.data_type() {
+                    column
+                } else {
+                    Arc::new(CastExpr::new(column, field.data_type().clone(), None))
+                }
             }
             Err(_) => {
                 let null = datafusion::common::ScalarValue::try_from(field.data_type())?;
@@ -105,5 +155,8 @@ fn carry_over(planned: &SchemaRef, now: &SchemaRef, wanted: &[usize]) -> crate::
 
 /// Bounds that say nothing: everything that can be known is still to come as filters.
 pub(crate) fn open_bounds() -> ChangeBounds {
-    ChangeBounds { since: Bound::Beginning, until: None }
+    ChangeBounds {
+        since: Bound::Beginning,
+        until: None,
+    }
 }

@@ -16,7 +16,9 @@ use crate::delta::features::check_readable;
 use crate::delta::scan::DeltaScan;
 use crate::delta::snapshot::Snapshot;
 use crate::error::Error;
-use crate::merge::{InsertMode, MergeStatement, plan_insert, plan_merge, plan_truncate, session_state};
+use crate::merge::{
+    InsertMode, MergeStatement, plan_insert, plan_merge, plan_truncate, session_state,
+};
 
 /// A Delta table: scanned at its newest version or at a fixed one, and written through one executor.
 #[derive(Debug, Clone)]
@@ -47,7 +49,11 @@ impl DeltaTableProvider {
 
     fn of(table: DeltaTable, snapshot: &Snapshot, version: Option<i64>) -> crate::Result<Self> {
         check_readable(table.name(), snapshot.protocol())?;
-        Ok(Self { schema: Arc::clone(snapshot.layout().schema()), table, version })
+        Ok(Self {
+            schema: Arc::clone(snapshot.layout().schema()),
+            table,
+            version,
+        })
     }
 
     /// The table behind.
@@ -75,12 +81,21 @@ impl DeltaTableProvider {
     }
 
     /// The planned columns by name in a schema that may have got more since, as a view's may.
-    fn projection(&self, snapshot: &Snapshot, projection: Option<&Vec<usize>>) -> crate::Result<Vec<usize>> {
-        let planned: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+    fn projection(
+        &self,
+        snapshot: &Snapshot,
+        projection: Option<&Vec<usize>>,
+    ) -> crate::Result<Vec<usize>> {
+        let planned: Vec<usize> = projection
+            .cloned()
+            .unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         let now = snapshot.layout().schema();
         let find = |index: &usize| {
             let field = self.schema.field(*index);
-            let found = now.fields().iter().position(|now| now.name() == field.name() && now.data_type() == field.data_type());
+            let found = now
+                .fields()
+                .iter()
+                .position(|now| now.name() == field.name() && now.data_type() == field.data_type());
             found.ok_or_else(|| Error::invalid(format!("column {:?} of {} was changed or dropped since the statement was planned; plan it again", field.name(), self.table.name())))
         };
         planned.iter().map(find).collect()
@@ -97,7 +112,10 @@ impl TableProvider for DeltaTableProvider {
         TableType::Base
     }
 
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 
@@ -105,18 +123,37 @@ impl TableProvider for DeltaTableProvider {
         None
     }
 
-    async fn scan(&self, state: &dyn Session, projection: Option<&Vec<usize>>, filters: &[Expr], limit: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let snapshot = self.snapshot().await?;
         let projection = self.projection(&snapshot, projection)?;
-        Ok(DeltaScan::of_snapshot(&snapshot).await?.plan(state, Some(&projection), filters, limit).await?)
+        Ok(DeltaScan::of_snapshot(&snapshot)
+            .await?
+            .plan(state, Some(&projection), filters, limit)
+            .await?)
     }
 
-    async fn insert_into(&self, state: &dyn Session, input: Arc<dyn ExecutionPlan>, op: InsertOp) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn insert_into(
+        &self,
+        state: &dyn Session,
+        input: Arc<dyn ExecutionPlan>,
+        op: InsertOp,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         self.check_writable()?;
         let mode = match op {
             InsertOp::Append => InsertMode::Append,
             InsertOp::Overwrite => InsertMode::Overwrite,
-            InsertOp::Replace => return Err(Error::invalid("INSERT OR REPLACE is not a statement of Delta tables; use MERGE INTO").into()),
+            InsertOp::Replace => {
+                return Err(Error::invalid(
+                    "INSERT OR REPLACE is not a statement of Delta tables; use MERGE INTO",
+                )
+                .into());
+            }
         };
         Ok(plan_insert(&self.table, session_state(state)?, input, mode).await?)
     }
@@ -125,7 +162,12 @@ impl TableProvider for DeltaTableProvider {
         Err(unregistered("DELETE"))
     }
 
-    async fn update(&self, _: &dyn Session, _: Vec<(String, Expr)>, _: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn update(
+        &self,
+        _: &dyn Session,
+        _: Vec<(String, Expr)>,
+        _: Vec<Expr>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         Err(unregistered("UPDATE"))
     }
 
@@ -144,7 +186,15 @@ impl TableProvider for DeltaTableProvider {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         self.check_writable()?;
         let session = Arc::new(session_state(state)?.clone());
-        Ok(plan_merge(MergeStatement { table: self.table.clone(), session, source, schema: merge_schema, on, clauses }).await?)
+        Ok(plan_merge(MergeStatement {
+            table: self.table.clone(),
+            session,
+            source,
+            schema: merge_schema,
+            on,
+            clauses,
+        })
+        .await?)
     }
 }
 

@@ -39,10 +39,21 @@ fn rewrite(statement: &DmlStatement) -> Result<Option<LogicalPlan>> {
         _ => return Ok(None),
     };
     let provider = source_as_provider(&statement.target)?;
-    let Some(provider) = provider.downcast_ref::<DeltaTableProvider>() else { return Ok(None) };
+    let Some(provider) = provider.downcast_ref::<DeltaTableProvider>() else {
+        return Ok(None);
+    };
     if let Some(version) = provider.version() {
-        return Err(Error::invalid(format!("version {version} of {} is history and cannot be written", provider.table().name())).into());
+        return Err(Error::invalid(format!(
+            "version {version} of {} is history and cannot be written",
+            provider.table().name()
+        ))
+        .into());
     }
     let schema = datafusion::catalog::TableProvider::schema(provider);
-    Ok(Some(rewrite_dml(provider.table(), &schema, kind, statement)?))
+    Ok(Some(rewrite_dml(
+        provider.table(),
+        &schema,
+        kind,
+        statement,
+    )?))
 }

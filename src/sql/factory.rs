@@ -18,19 +18,39 @@ pub struct DeltaTableFactory;
 
 #[async_trait]
 impl TableProviderFactory for DeltaTableFactory {
-    async fn create(&self, _: &dyn Session, statement: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
+    async fn create(
+        &self,
+        _: &dyn Session,
+        statement: &CreateExternalTable,
+    ) -> Result<Arc<dyn TableProvider>> {
         let [location] = statement.locations.as_slice() else {
-            return Err(Error::invalid(format!("a Delta table has one LOCATION, {} were given", statement.locations.len())).into());
+            return Err(Error::invalid(format!(
+                "a Delta table has one LOCATION, {} were given",
+                statement.locations.len()
+            ))
+            .into());
         };
         if !statement.schema.fields().is_empty() || !statement.table_partition_cols.is_empty() {
             return Err(Error::invalid("a Delta table knows its own columns and partitions: leave them out of CREATE EXTERNAL TABLE … STORED AS DELTA").into());
         }
-        let table = DeltaTable::new(statement.name.table(), location, storage_options(&statement.options))?;
+        let table = DeltaTable::new(
+            statement.name.table(),
+            location,
+            storage_options(&statement.options),
+        )?;
         Ok(Arc::new(DeltaTableProvider::try_new(table).await?))
     }
 }
 
 /// DataFusion puts `format.` before options without a prefix; stores know them without.
 fn storage_options(options: &HashMap<String, String>) -> HashMap<String, String> {
-    options.iter().map(|(key, value)| (key.strip_prefix("format.").unwrap_or(key).to_owned(), value.clone())).collect()
+    options
+        .iter()
+        .map(|(key, value)| {
+            (
+                key.strip_prefix("format.").unwrap_or(key).to_owned(),
+                value.clone(),
+            )
+        })
+        .collect()
 }

@@ -6,7 +6,10 @@ use arrow::datatypes::DataType;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, col, lit};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, col,
+    lit,
+};
 
 use super::arguments::BoundUnit;
 use crate::change::{BoundKind, COMMIT_VERSION};
@@ -17,17 +20,28 @@ const NAME: &str = "change_bound";
 pub(crate) fn bound(kind: BoundKind, unit: BoundUnit, value: Expr) -> Expr {
     let function = Arc::new(ScalarUDF::from(ChangeBound::new()));
     let (kind, unit) = (lit(kind_name(kind)), lit(unit.name()));
-    Expr::ScalarFunction(ScalarFunction::new_udf(function, vec![col(COMMIT_VERSION), kind, unit, value]))
+    Expr::ScalarFunction(ScalarFunction::new_udf(
+        function,
+        vec![col(COMMIT_VERSION), kind, unit, value],
+    ))
 }
 
 /// Reads [`bound`] back.
 pub(crate) fn as_bound(filter: &Expr) -> Option<(BoundKind, BoundUnit, Expr)> {
-    let Expr::ScalarFunction(function) = filter else { return None };
+    let Expr::ScalarFunction(function) = filter else {
+        return None;
+    };
     if function.func.name() != NAME {
         return None;
     }
-    let [_, kind, unit, value] = function.args.as_slice() else { return None };
-    Some((kind_of(&text(kind)?)?, BoundUnit::of(&text(unit)?)?, value.clone()))
+    let [_, kind, unit, value] = function.args.as_slice() else {
+        return None;
+    };
+    Some((
+        kind_of(&text(kind)?)?,
+        BoundUnit::of(&text(unit)?)?,
+        value.clone(),
+    ))
 }
 
 fn text(expression: &Expr) -> Option<String> {
@@ -46,7 +60,9 @@ fn kind_name(kind: BoundKind) -> &'static str {
 }
 
 fn kind_of(name: &str) -> Option<BoundKind> {
-    [BoundKind::Since, BoundKind::Starting, BoundKind::Until].into_iter().find(|kind| kind_name(*kind) == name)
+    [BoundKind::Since, BoundKind::Starting, BoundKind::Until]
+        .into_iter()
+        .find(|kind| kind_name(*kind) == name)
 }
 
 /// A condition that is never evaluated: the scan of the change relation takes it.
@@ -57,7 +73,9 @@ struct ChangeBound {
 
 impl ChangeBound {
     fn new() -> Self {
-        Self { signature: Signature::any(4, Volatility::Immutable) }
+        Self {
+            signature: Signature::any(4, Volatility::Immutable),
+        }
     }
 }
 
@@ -75,7 +93,9 @@ impl ScalarUDFImpl for ChangeBound {
     }
 
     fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        datafusion::common::internal_err!("a bound of table_changes did not reach the scan; report the statement")
+        datafusion::common::internal_err!(
+            "a bound of table_changes did not reach the scan; report the statement"
+        )
     }
 }
 
@@ -86,6 +106,8 @@ pub(crate) struct TableChangesFunction;
 
 impl TableFunctionImpl for TableChangesFunction {
     fn call_with_args(&self, _: TableFunctionArgs<'_, '_>) -> Result<Arc<dyn TableProvider>> {
-        datafusion::common::plan_err!("table_changes needs Alluvial's relation planner; call ctx.register_alluvial()")
+        datafusion::common::plan_err!(
+            "table_changes needs Alluvial's relation planner; call ctx.register_alluvial()"
+        )
     }
 }

@@ -21,20 +21,46 @@ pub(crate) async fn history(table: &DeltaTable, limit: Option<usize>) -> Result<
     let mut commits = read_commits(&snapshot, &files).await?;
     commits.reverse();
     let text = |value: fn(&CommitInfo) -> Option<String>| -> ArrayRef {
-        Arc::new(commits.iter().map(|commit| commit.info().and_then(value)).collect::<StringArray>())
+        Arc::new(
+            commits
+                .iter()
+                .map(|commit| commit.info().and_then(value))
+                .collect::<StringArray>(),
+        )
     };
-    let versions = Int64Array::from_iter_values(commits.iter().map(|commit: &Commit| commit.version));
-    let timestamps = TimestampMicrosecondArray::from_iter_values(commits.iter().map(|commit| commit.timestamp)).with_timezone("UTC");
-    let read_versions: Int64Array = commits.iter().map(|commit| commit.info().and_then(|info| info.read_version)).collect();
-    let blind: BooleanArray = commits.iter().map(|commit| commit.info().and_then(|info| info.is_blind_append)).collect();
+    let versions =
+        Int64Array::from_iter_values(commits.iter().map(|commit: &Commit| commit.version));
+    let timestamps =
+        TimestampMicrosecondArray::from_iter_values(commits.iter().map(|commit| commit.timestamp))
+            .with_timezone("UTC");
+    let read_versions: Int64Array = commits
+        .iter()
+        .map(|commit| commit.info().and_then(|info| info.read_version))
+        .collect();
+    let blind: BooleanArray = commits
+        .iter()
+        .map(|commit| commit.info().and_then(|info| info.is_blind_append))
+        .collect();
     Ok(RecordBatch::try_from_iter_with_nullable(vec![
         ("version", Arc::new(versions) as ArrayRef, false),
         ("timestamp", Arc::new(timestamps), false),
         ("operation", text(|info| info.operation.clone()), true),
-        ("operationParameters", text(|info| json(info.operation_parameters.as_ref())), true),
-        ("operationMetrics", text(|info| json(info.operation_metrics.as_ref())), true),
+        (
+            "operationParameters",
+            text(|info| json(info.operation_parameters.as_ref())),
+            true,
+        ),
+        (
+            "operationMetrics",
+            text(|info| json(info.operation_metrics.as_ref())),
+            true,
+        ),
         ("readVersion", Arc::new(read_versions), true),
-        ("isolationLevel", text(|info| info.isolation_level.clone()), true),
+        (
+            "isolationLevel",
+            text(|info| info.isolation_level.clone()),
+            true,
+        ),
         ("isBlindAppend", Arc::new(blind), true),
         ("userName", text(|info| info.user_name.clone()), true),
         ("engineInfo", text(|info| info.engine_info.clone()), true),

@@ -8,7 +8,9 @@ use datafusion::functions_aggregate::expr_fn::bool_or;
 use datafusion::functions_aggregate::first_last::{first_value, last_value};
 use datafusion::logical_expr::conditional_expressions::CaseBuilder;
 use datafusion::logical_expr::expr::Sort;
-use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, cast, ident, lit, when};
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, cast, ident, lit, when,
+};
 
 use crate::change::{CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, metadata_columns};
 use crate::error::{Error, Result};
@@ -30,35 +32,92 @@ const EFFECT: &str = "__effect";
 ///
 /// # Errors
 /// When there is no key, or it names a column that is not there.
-pub(crate) fn net_changes(changes: LogicalPlan, table: &str, schema: &Schema, keys: &[String]) -> Result<LogicalPlan> {
+pub(crate) fn net_changes(
+    changes: LogicalPlan,
+    table: &str,
+    schema: &Schema,
+    keys: &[String],
+) -> Result<LogicalPlan> {
     if keys.is_empty() {
-        return Err(Error::invalid(format!("net changes of {table} need a key: declare a PRIMARY KEY, or name the columns with key => 'id'")));
+        return Err(Error::invalid(format!(
+            "net changes of {table} need a key: declare a PRIMARY KEY, or name the columns with key => 'id'"
+        )));
     }
     if let Some(unknown) = keys.iter().find(|key| schema.index_of(key).is_err()) {
-        return Err(Error::invalid(format!("the key column {unknown:?} is not in {table}")));
+        return Err(Error::invalid(format!(
+            "the key column {unknown:?} is not in {table}"
+        )));
     }
-    let values: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).filter(|name| !keys.iter().any(|key| key == name) && ![CHANGE_TYPE, COMMIT_VERSION, COMMIT_TIMESTAMP].contains(name)).collect();
-    let order = || vec![ident(COMMIT_VERSION).sort(true, false), change_ordinal().sort(true, false)];
+    let values: Vec<&str> = schema
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .filter(|name| {
+            !keys.iter().any(|key| key == name)
+                && ![CHANGE_TYPE, COMMIT_VERSION, COMMIT_TIMESTAMP].contains(name)
+        })
+        .collect();
+    let order = || {
+        vec![
+            ident(COMMIT_VERSION).sort(true, false),
+            change_ordinal().sort(true, false),
+        ]
+    };
     let aggregated = aggregate(changes, keys, &values, &order)?;
-    let comparable: Vec<&str> = values.iter().copied().filter(|name| schema.field_with_name(name).is_ok_and(|field| !field.data_type().is_nested())).collect();
-    let all_compared = schema.fields().iter().all(|field| !field.data_type().is_nested());
-    let with_effect = aggregated.project(effect_columns(keys, &values, &comparable, all_compared)?)?;
-    let sides = LogicalPlanBuilder::values(vec![vec![lit(0_i64)], vec![lit(1_i64)]])?.project(vec![ident("column1").alias(SIDE)])?.build()?;
+    let comparable: Vec<&str> = values
+        .iter()
+        .copied()
+        .filter(|name| {
+            schema
+                .field_with_name(name)
+                .is_ok_and(|field| !field.data_type().is_nested())
+        })
+        .collect();
+    let all_compared = schema
+        .fields()
+        .iter()
+        .all(|field| !field.data_type().is_nested());
+    let with_effect =
+        aggregated.project(effect_columns(keys, &values, &comparable, all_compared)?)?;
+    let sides = LogicalPlanBuilder::values(vec![vec![lit(0_i64)], vec![lit(1_i64)]])?
+        .project(vec![ident("column1").alias(SIDE)])?
+        .build()?;
     let pair = ident(EFFECT).eq(lit("update"));
-    let rows = with_effect.cross_join(sides)?.filter(ident(EFFECT).is_not_null().and(ident(SIDE).eq(lit(0_i64)).or(pair)))?;
-    Ok(rows.project(output(schema, keys)?)?.alias("table_changes")?.build()?)
+    let rows = with_effect.cross_join(sides)?.filter(
+        ident(EFFECT)
+            .is_not_null()
+            .and(ident(SIDE).eq(lit(0_i64)).or(pair)),
+    )?;
+    Ok(rows
+        .project(output(schema, keys)?)?
+        .alias("table_changes")?
+        .build()?)
 }
 
 /// The order of changes within a version: a row leaves before it comes back.
 pub(crate) fn change_ordinal() -> Expr {
-    let leaves = [ChangeType::Delete, ChangeType::UpdatePreimage].map(|kind| ident(CHANGE_TYPE).eq(lit(kind.as_str())));
+    let leaves = [ChangeType::Delete, ChangeType::UpdatePreimage]
+        .map(|kind| ident(CHANGE_TYPE).eq(lit(kind.as_str())));
     let [delete, preimage] = leaves;
-    Expr::Case(datafusion::logical_expr::Case::new(None, vec![(Box::new(delete.or(preimage)), Box::new(lit(0_i64)))], Some(Box::new(lit(1_i64)))))
+    Expr::Case(datafusion::logical_expr::Case::new(
+        None,
+        vec![(Box::new(delete.or(preimage)), Box::new(lit(0_i64)))],
+        Some(Box::new(lit(1_i64))),
+    ))
 }
 
 /// Adds the columns of `metadata => 'full'`; a Delta feed knows the order within a version and that its rows are whole.
 pub(crate) fn with_metadata(changes: LogicalPlan) -> Result<LogicalPlan> {
-    let own: Vec<Expr> = changes.schema().iter().map(|(qualifier, field)| Expr::Column(datafusion::common::Column::new(qualifier.cloned(), field.name()))).collect();
+    let own: Vec<Expr> = changes
+        .schema()
+        .iter()
+        .map(|(qualifier, field)| {
+            Expr::Column(datafusion::common::Column::new(
+                qualifier.cloned(),
+                field.name(),
+            ))
+        })
+        .collect();
     let added = metadata_columns().into_iter().map(|field| {
         let value = match field.name().as_str() {
             "_change_ordinal" => change_ordinal(),
@@ -67,10 +126,18 @@ pub(crate) fn with_metadata(changes: LogicalPlan) -> Result<LogicalPlan> {
         };
         value.alias(field.name())
     });
-    Ok(LogicalPlanBuilder::from(changes).project(own.into_iter().chain(added).collect::<Vec<_>>())?.alias("table_changes")?.build()?)
+    Ok(LogicalPlanBuilder::from(changes)
+        .project(own.into_iter().chain(added).collect::<Vec<_>>())?
+        .alias("table_changes")?
+        .build()?)
 }
 
-fn aggregate(changes: LogicalPlan, keys: &[String], values: &[&str], order: &dyn Fn() -> Vec<Sort>) -> Result<LogicalPlanBuilder> {
+fn aggregate(
+    changes: LogicalPlan,
+    keys: &[String],
+    values: &[&str],
+    order: &dyn Fn() -> Vec<Sort>,
+) -> Result<LogicalPlanBuilder> {
     let mut aggregates = vec![
         first_value(ident(CHANGE_TYPE), order()).alias("__first_type"),
         last_value(ident(CHANGE_TYPE), order()).alias("__last_type"),
@@ -82,44 +149,104 @@ fn aggregate(changes: LogicalPlan, keys: &[String], values: &[&str], order: &dyn
         aggregates.push(first_value(ident(*name), order()).alias(format!("__first_{index}")));
         aggregates.push(last_value(ident(*name), order()).alias(format!("__last_{index}")));
     }
-    let unqualified: Vec<Expr> = changes.schema().fields().iter().map(|field| ident(field.name()).alias(field.name())).collect();
+    let unqualified: Vec<Expr> = changes
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| ident(field.name()).alias(field.name()))
+        .collect();
     let plain = LogicalPlanBuilder::from(changes).project(unqualified)?;
     Ok(plain.aggregate(keys.iter().map(ident).collect::<Vec<_>>(), aggregates)?)
 }
 
 /// Key, first and last images, version and timestamp, and the net effect.
-fn effect_columns(keys: &[String], values: &[&str], comparable: &[&str], all_compared: bool) -> Result<Vec<Expr>> {
-    let is = |column: &str, kinds: &[ChangeType]| kinds.iter().map(|kind| ident(column).eq(lit(kind.as_str()))).reduce(Expr::or).unwrap_or_else(|| lit(false));
-    let before = is("__first_type", &[ChangeType::UpdatePreimage, ChangeType::Delete]);
-    let after = is("__last_type", &[ChangeType::Insert, ChangeType::UpdatePostimage, ChangeType::Upsert]);
-    let images = values.iter().enumerate().filter(|(_, name)| comparable.contains(name)).map(|(index, _)| distinct(ident(format!("__first_{index}")), ident(format!("__last_{index}"))));
-    let differ = if all_compared { images.reduce(Expr::or).unwrap_or_else(|| lit(false)) } else { lit(true) };
+fn effect_columns(
+    keys: &[String],
+    values: &[&str],
+    comparable: &[&str],
+    all_compared: bool,
+) -> Result<Vec<Expr>> {
+    let is = |column: &str, kinds: &[ChangeType]| {
+        kinds
+            .iter()
+            .map(|kind| ident(column).eq(lit(kind.as_str())))
+            .reduce(Expr::or)
+            .unwrap_or_else(|| lit(false))
+    };
+    let before = is(
+        "__first_type",
+        &[ChangeType::UpdatePreimage, ChangeType::Delete],
+    );
+    let after = is(
+        "__last_type",
+        &[
+            ChangeType::Insert,
+            ChangeType::UpdatePostimage,
+            ChangeType::Upsert,
+        ],
+    );
+    let images = values
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| comparable.contains(name))
+        .map(|(index, _)| {
+            distinct(
+                ident(format!("__first_{index}")),
+                ident(format!("__last_{index}")),
+            )
+        });
+    let differ = if all_compared {
+        images.reduce(Expr::or).unwrap_or_else(|| lit(false))
+    } else {
+        lit(true)
+    };
     let mut effect: CaseBuilder = when(ident("__upsert").and(after.clone()), lit("upsert"));
     let effect = effect
-        .when(ident("__upsert").or(before.clone()).and(after.clone().is_not_true()), lit("delete"))
+        .when(
+            ident("__upsert")
+                .or(before.clone())
+                .and(after.clone().is_not_true()),
+            lit("delete"),
+        )
         .when(before.clone().and(after.clone()).and(differ), lit("update"))
         .when(before.is_not_true().and(after), lit("insert"))
         .otherwise(lit(ScalarValue::Utf8(None)))?;
-    let carried = (0..values.len()).flat_map(|index| [format!("__first_{index}"), format!("__last_{index}")]);
-    let names = keys.iter().cloned().chain(carried).chain(["__version".into(), "__timestamp".into()]);
+    let carried =
+        (0..values.len()).flat_map(|index| [format!("__first_{index}"), format!("__last_{index}")]);
+    let names = keys
+        .iter()
+        .cloned()
+        .chain(carried)
+        .chain(["__version".into(), "__timestamp".into()]);
     Ok(names.map(ident).chain([effect.alias(EFFECT)]).collect())
 }
 
 fn output(schema: &Schema, keys: &[String]) -> Result<Vec<Expr>> {
-    let first = ident(EFFECT).eq(lit("delete")).or(ident(EFFECT).eq(lit("update")).and(ident(SIDE).eq(lit(0_i64))));
+    let first = ident(EFFECT).eq(lit("delete")).or(ident(EFFECT)
+        .eq(lit("update"))
+        .and(ident(SIDE).eq(lit(0_i64))));
     let mut values = 0..;
     let mut columns = Vec::new();
     for field in schema.fields() {
         let column = match field.name().as_str() {
-            CHANGE_TYPE => when(ident(EFFECT).eq(lit("update")).and(ident(SIDE).eq(lit(0_i64))), lit(ChangeType::UpdatePreimage.as_str()))
-                .when(ident(EFFECT).eq(lit("update")), lit(ChangeType::UpdatePostimage.as_str()))
-                .otherwise(ident(EFFECT))?,
+            CHANGE_TYPE => when(
+                ident(EFFECT)
+                    .eq(lit("update"))
+                    .and(ident(SIDE).eq(lit(0_i64))),
+                lit(ChangeType::UpdatePreimage.as_str()),
+            )
+            .when(
+                ident(EFFECT).eq(lit("update")),
+                lit(ChangeType::UpdatePostimage.as_str()),
+            )
+            .otherwise(ident(EFFECT))?,
             COMMIT_VERSION => ident("__version"),
             COMMIT_TIMESTAMP => ident("__timestamp"),
             name if keys.iter().any(|key| key == name) => ident(name),
             _ => {
                 let index: usize = values.next().unwrap_or_default();
-                when(first.clone(), ident(format!("__first_{index}"))).otherwise(ident(format!("__last_{index}")))?
+                when(first.clone(), ident(format!("__first_{index}")))
+                    .otherwise(ident(format!("__last_{index}")))?
             }
         };
         columns.push(column.alias(field.name()));
@@ -128,5 +255,9 @@ fn output(schema: &Schema, keys: &[String]) -> Result<Vec<Expr>> {
 }
 
 fn distinct(left: Expr, right: Expr) -> Expr {
-    Expr::BinaryExpr(BinaryExpr::new(Box::new(left), Operator::IsDistinctFrom, Box::new(right)))
+    Expr::BinaryExpr(BinaryExpr::new(
+        Box::new(left),
+        Operator::IsDistinctFrom,
+        Box::new(right),
+    ))
 }

@@ -17,8 +17,14 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub(crate) enum Parsed {
     CreateTable(Box<CreateTable>),
-    AlterTable { table: TableReference, change: TableChange },
-    DescribeHistory { table: TableReference, limit: Option<usize> },
+    AlterTable {
+        table: TableReference,
+        change: TableChange,
+    },
+    DescribeHistory {
+        table: TableReference,
+        limit: Option<usize>,
+    },
     /// For DataFusion.
     Other(Vec<TokenWithSpan>),
 }
@@ -43,10 +49,22 @@ pub(crate) struct CreateTable {
 #[derive(Debug)]
 pub(crate) enum TableChange {
     SetProperties(HashMap<String, String>),
-    UnsetProperties { keys: Vec<String>, if_exists: bool },
-    AddColumns { columns: Vec<FieldRef>, if_not_exists: bool },
-    AddConstraint { name: String, expression: String },
-    DropConstraint { name: String, if_exists: bool },
+    UnsetProperties {
+        keys: Vec<String>,
+        if_exists: bool,
+    },
+    AddColumns {
+        columns: Vec<FieldRef>,
+        if_not_exists: bool,
+    },
+    AddConstraint {
+        name: String,
+        expression: String,
+    },
+    DropConstraint {
+        name: String,
+        if_exists: bool,
+    },
 }
 
 /// Parses one statement.
@@ -55,7 +73,9 @@ pub(crate) enum TableChange {
 /// When it does not tokenize, or is one of ours and wrong.
 pub(crate) fn parse(sql: &str) -> Result<Parsed> {
     let dialect = GenericDialect {};
-    let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|error| Error::invalid(format!("syntax error: {error}")))?;
+    let tokens = Tokenizer::new(&dialect, sql)
+        .tokenize_with_location()
+        .map_err(|error| Error::invalid(format!("syntax error: {error}")))?;
     let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens.clone());
     if parse_words(&mut parser, &["CREATE", "TABLE"]) {
         return create_table(parser, false);
@@ -66,7 +86,9 @@ pub(crate) fn parse(sql: &str) -> Result<Parsed> {
     if parse_words(&mut parser, &["ALTER", "TABLE"]) {
         return alter_table(parser);
     }
-    if parse_words(&mut parser, &["DESCRIBE", "HISTORY"]) || parse_words(&mut parser, &["DESC", "HISTORY"]) {
+    if parse_words(&mut parser, &["DESCRIBE", "HISTORY"])
+        || parse_words(&mut parser, &["DESC", "HISTORY"])
+    {
         return describe_history(parser);
     }
     Ok(Parsed::Other(tokens))
@@ -74,21 +96,32 @@ pub(crate) fn parse(sql: &str) -> Result<Parsed> {
 
 /// The name as SQL reads it: lower case unless quoted.
 pub(crate) fn normalize(identifier: Ident) -> String {
-    if identifier.quote_style.is_some() { identifier.value } else { identifier.value.to_lowercase() }
+    if identifier.quote_style.is_some() {
+        identifier.value
+    } else {
+        identifier.value.to_lowercase()
+    }
 }
 
 fn create_table(mut parser: Parser<'_>, or_replace: bool) -> Result<Parsed> {
-    let mut create = CreateTable { or_replace, ..CreateTable::default() };
+    let mut create = CreateTable {
+        or_replace,
+        ..CreateTable::default()
+    };
     create.if_not_exists = parse_words(&mut parser, &["IF", "NOT", "EXISTS"]);
     create.name = Some(table_name(&mut parser)?);
     if or_replace && create.if_not_exists {
-        return Err(Error::invalid("CREATE OR REPLACE TABLE and IF NOT EXISTS contradict each other; use one of them"));
+        return Err(Error::invalid(
+            "CREATE OR REPLACE TABLE and IF NOT EXISTS contradict each other; use one of them",
+        ));
     }
     if parser.consume_token(&Token::LParen) {
         columns(&mut parser, &mut create)?;
     }
     loop {
-        if parse_words(&mut parser, &["USING", "DELTA"]) || parse_words(&mut parser, &["STORED", "AS", "DELTA"]) {
+        if parse_words(&mut parser, &["USING", "DELTA"])
+            || parse_words(&mut parser, &["STORED", "AS", "DELTA"])
+        {
             continue;
         } else if parse_words(&mut parser, &["PARTITIONED", "BY"]) {
             create.partition_columns = name_list(&mut parser)?;
@@ -119,7 +152,10 @@ fn columns(parser: &mut Parser<'_>, create: &mut CreateTable) -> Result<()> {
                 primary_key(create, name_list(parser)?)?;
             } else {
                 let expression = check(parser)?;
-                create.properties.insert(format!("delta.constraints.{}", name.to_lowercase()), expression);
+                create.properties.insert(
+                    format!("delta.constraints.{}", name.to_lowercase()),
+                    expression,
+                );
             }
         } else {
             let field = column(parser, Some(create))?;
@@ -142,7 +178,11 @@ fn column(parser: &mut Parser<'_>, mut create: Option<&mut CreateTable>) -> Resu
         } else if parse_words(parser, &["NULL"]) {
             nullable = true;
         } else if parse_words(parser, &["PRIMARY", "KEY"]) {
-            let Some(create) = create.as_deref_mut() else { return Err(Error::invalid(format!("column {name:?}: a primary key is declared in CREATE TABLE"))) };
+            let Some(create) = create.as_deref_mut() else {
+                return Err(Error::invalid(format!(
+                    "column {name:?}: a primary key is declared in CREATE TABLE"
+                )));
+            };
             primary_key(create, vec![name.clone()])?;
         } else if parse_words(parser, &["COMMENT"]) {
             let _ = literal(parser)?;
@@ -150,9 +190,20 @@ fn column(parser: &mut Parser<'_>, mut create: Option<&mut CreateTable>) -> Resu
             break;
         }
     }
-    for (word, what) in [("DEFAULT", "default values"), ("GENERATED", "generated columns"), ("UNIQUE", "UNIQUE"), ("REFERENCES", "foreign keys"), ("CHECK", "CHECK on a column; write CONSTRAINT name CHECK (…) after the columns")] {
+    for (word, what) in [
+        ("DEFAULT", "default values"),
+        ("GENERATED", "generated columns"),
+        ("UNIQUE", "UNIQUE"),
+        ("REFERENCES", "foreign keys"),
+        (
+            "CHECK",
+            "CHECK on a column; write CONSTRAINT name CHECK (…) after the columns",
+        ),
+    ] {
         if parse_words(parser, &[word]) {
-            return Err(Error::invalid(format!("column {name:?}: {what} cannot be declared here yet")));
+            return Err(Error::invalid(format!(
+                "column {name:?}: {what} cannot be declared here yet"
+            )));
         }
     }
     Ok(Arc::new(Field::new(name, data_type, nullable)))
@@ -160,7 +211,9 @@ fn column(parser: &mut Parser<'_>, mut create: Option<&mut CreateTable>) -> Resu
 
 fn primary_key(create: &mut CreateTable, key: Vec<String>) -> Result<()> {
     if !create.primary_key.is_empty() {
-        return Err(Error::invalid("the table has two primary keys; declare a key of several columns as PRIMARY KEY (a, b)"));
+        return Err(Error::invalid(
+            "the table has two primary keys; declare a key of several columns as PRIMARY KEY (a, b)",
+        ));
     }
     create.primary_key = key;
     Ok(())
@@ -172,13 +225,24 @@ fn alter_table(mut parser: Parser<'_>) -> Result<Parsed> {
         TableChange::SetProperties(properties(&mut parser)?)
     } else if parse_words(&mut parser, &["UNSET", "TBLPROPERTIES"]) {
         let if_exists = parse_words(&mut parser, &["IF", "EXISTS"]);
-        TableChange::UnsetProperties { keys: property_keys(&mut parser)?, if_exists }
+        TableChange::UnsetProperties {
+            keys: property_keys(&mut parser)?,
+            if_exists,
+        }
     } else if parse_words(&mut parser, &["ADD", "CONSTRAINT"]) {
-        TableChange::AddConstraint { name: identifier(&mut parser)?.to_lowercase(), expression: check(&mut parser)? }
+        TableChange::AddConstraint {
+            name: identifier(&mut parser)?.to_lowercase(),
+            expression: check(&mut parser)?,
+        }
     } else if parse_words(&mut parser, &["DROP", "CONSTRAINT"]) {
         let if_exists = parse_words(&mut parser, &["IF", "EXISTS"]);
-        TableChange::DropConstraint { name: identifier(&mut parser)?.to_lowercase(), if_exists }
-    } else if parse_words(&mut parser, &["ADD", "COLUMNS"]) || parse_words(&mut parser, &["ADD", "COLUMN"]) {
+        TableChange::DropConstraint {
+            name: identifier(&mut parser)?.to_lowercase(),
+            if_exists,
+        }
+    } else if parse_words(&mut parser, &["ADD", "COLUMNS"])
+        || parse_words(&mut parser, &["ADD", "COLUMN"])
+    {
         add_columns(&mut parser)?
     } else {
         let found = parser.peek_token().token;
@@ -203,13 +267,18 @@ fn add_columns(parser: &mut Parser<'_>) -> Result<TableChange> {
     if parenthesized {
         expect(parser, &Token::RParen)?;
     }
-    Ok(TableChange::AddColumns { columns, if_not_exists })
+    Ok(TableChange::AddColumns {
+        columns,
+        if_not_exists,
+    })
 }
 
 fn describe_history(mut parser: Parser<'_>) -> Result<Parsed> {
     let table = table_name(&mut parser)?;
     let limit = if parse_words(&mut parser, &["LIMIT"]) {
-        let count = parser.parse_literal_uint().map_err(|error| Error::invalid(format!("DESCRIBE HISTORY … LIMIT: {error}")))?;
+        let count = parser
+            .parse_literal_uint()
+            .map_err(|error| Error::invalid(format!("DESCRIBE HISTORY … LIMIT: {error}")))?;
         Some(usize::try_from(count).unwrap_or(usize::MAX))
     } else {
         None
@@ -227,13 +296,23 @@ fn table_name(parser: &mut Parser<'_>) -> Result<TableReference> {
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
         (Some(table), None, ..) => Ok(TableReference::bare(table)),
         (Some(schema), Some(table), None, _) => Ok(TableReference::partial(schema, table)),
-        (Some(catalog), Some(schema), Some(table), None) => Ok(TableReference::full(catalog, schema, table)),
-        _ => Err(Error::invalid("a table name has at most three parts: catalog.schema.table")),
+        (Some(catalog), Some(schema), Some(table), None) => {
+            Ok(TableReference::full(catalog, schema, table))
+        }
+        _ => Err(Error::invalid(
+            "a table name has at most three parts: catalog.schema.table",
+        )),
     }
 }
 
 fn identifier(parser: &mut Parser<'_>) -> Result<String> {
-    parser.parse_identifier().map(normalize).map_err(|error| Error::invalid(error.to_string().replace("sql parser error: ", "syntax error: ")))
+    parser.parse_identifier().map(normalize).map_err(|error| {
+        Error::invalid(
+            error
+                .to_string()
+                .replace("sql parser error: ", "syntax error: "),
+        )
+    })
 }
 
 fn name_list(parser: &mut Parser<'_>) -> Result<Vec<String>> {
@@ -249,10 +328,14 @@ fn name_list(parser: &mut Parser<'_>) -> Result<Vec<String>> {
 /// `CHECK (expression)`, as text.
 fn check(parser: &mut Parser<'_>) -> Result<String> {
     if !parse_words(parser, &["CHECK"]) {
-        return Err(Error::invalid("a constraint is written CONSTRAINT name CHECK (condition)"));
+        return Err(Error::invalid(
+            "a constraint is written CONSTRAINT name CHECK (condition)",
+        ));
     }
     expect(parser, &Token::LParen)?;
-    let expression = parser.parse_expr().map_err(|error| Error::invalid(format!("CHECK: {error}")))?;
+    let expression = parser
+        .parse_expr()
+        .map_err(|error| Error::invalid(format!("CHECK: {error}")))?;
     expect(parser, &Token::RParen)?;
     Ok(expression.to_string())
 }
@@ -266,7 +349,9 @@ fn properties(parser: &mut Parser<'_>) -> Result<HashMap<String, String>> {
         let _ = parser.consume_token(&Token::Eq);
         let value = literal(parser)?;
         if properties.insert(key.clone(), value).is_some() {
-            return Err(Error::invalid(format!("the table property {key:?} is given twice")));
+            return Err(Error::invalid(format!(
+                "the table property {key:?} is given twice"
+            )));
         }
         if !parser.consume_token(&Token::Comma) {
             break;
@@ -288,13 +373,20 @@ fn property_keys(parser: &mut Parser<'_>) -> Result<Vec<String>> {
 
 /// A quoted key, or words with periods; case counts.
 fn property_key(parser: &mut Parser<'_>) -> Result<String> {
-    if let Token::SingleQuotedString(key) | Token::DoubleQuotedString(key) = parser.peek_token().token {
+    if let Token::SingleQuotedString(key) | Token::DoubleQuotedString(key) =
+        parser.peek_token().token
+    {
         parser.next_token();
         return Ok(key);
     }
-    let mut key = parser.parse_identifier().map_err(|error| Error::invalid(format!("table property: {error}")))?.value;
+    let mut key = parser
+        .parse_identifier()
+        .map_err(|error| Error::invalid(format!("table property: {error}")))?
+        .value;
     while parser.consume_token(&Token::Period) {
-        let part = parser.parse_identifier().map_err(|error| Error::invalid(format!("table property: {error}")))?;
+        let part = parser
+            .parse_identifier()
+            .map_err(|error| Error::invalid(format!("table property: {error}")))?;
         key = format!("{key}.{}", part.value);
     }
     Ok(key)
@@ -303,10 +395,16 @@ fn property_key(parser: &mut Parser<'_>) -> Result<String> {
 /// The text of a string, a number or true/false.
 fn literal(parser: &mut Parser<'_>) -> Result<String> {
     match parser.next_token().token {
-        Token::SingleQuotedString(text) | Token::DoubleQuotedString(text) | Token::Number(text, _) => Ok(text),
-        Token::Word(word) if ["true", "false"].contains(&word.value.to_lowercase().as_str()) => Ok(word.value.to_lowercase()),
+        Token::SingleQuotedString(text)
+        | Token::DoubleQuotedString(text)
+        | Token::Number(text, _) => Ok(text),
+        Token::Word(word) if ["true", "false"].contains(&word.value.to_lowercase().as_str()) => {
+            Ok(word.value.to_lowercase())
+        }
         Token::Minus => Ok(format!("-{}", literal(parser)?)),
-        other => Err(Error::invalid(format!("expected a text in quotes, a number, true or false, found {other}"))),
+        other => Err(Error::invalid(format!(
+            "expected a text in quotes, a number, true or false, found {other}"
+        ))),
     }
 }
 
@@ -325,7 +423,9 @@ fn end(parser: &mut Parser<'_>, statement: &str) -> Result<()> {
     let _ = parser.consume_token(&Token::SemiColon);
     match parser.peek_token().token {
         Token::EOF => Ok(()),
-        other => Err(Error::invalid(format!("{statement}: {other} was not expected here"))),
+        other => Err(Error::invalid(format!(
+            "{statement}: {other} was not expected here"
+        ))),
     }
 }
 
@@ -348,15 +448,27 @@ mod tests {
         );
         assert_eq!(create.name.unwrap(), TableReference::partial("s", "T t"));
         assert!(create.if_not_exists && !create.columns[1].is_nullable());
-        assert_eq!((create.primary_key, create.partition_columns), (vec!["id".to_owned()], vec!["name".to_owned()]));
+        assert_eq!(
+            (create.primary_key, create.partition_columns),
+            (vec!["id".to_owned()], vec!["name".to_owned()])
+        );
         assert_eq!(create.properties["delta.enableChangeDataFeed"], "true");
         assert_eq!(create.properties["delta.constraints.positive"], "id > 0");
     }
 
     #[test]
     fn the_query_is_left_alone() {
-        assert_eq!(created("CREATE OR REPLACE TABLE t AS SELECT 1 AS a").query.unwrap().len(), 4);
-        assert!(matches!(parse("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'x'").unwrap(), Parsed::Other(_)));
+        assert_eq!(
+            created("CREATE OR REPLACE TABLE t AS SELECT 1 AS a")
+                .query
+                .unwrap()
+                .len(),
+            4
+        );
+        assert!(matches!(
+            parse("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'x'").unwrap(),
+            Parsed::Other(_)
+        ));
         assert!(matches!(parse("SELECT 1").unwrap(), Parsed::Other(_)));
     }
 
@@ -364,11 +476,20 @@ mod tests {
     fn mistakes_are_named() {
         for (sql, part) in [
             ("CREATE TABLE t (a BLOBBY)", "BLOBBY is no column type"),
-            ("CREATE TABLE t (a INT) WITH (x = 1)", "WITH was not expected"),
-            ("CREATE TABLE t (a INT PRIMARY KEY, PRIMARY KEY (a))", "two primary keys"),
+            (
+                "CREATE TABLE t (a INT) WITH (x = 1)",
+                "WITH was not expected",
+            ),
+            (
+                "CREATE TABLE t (a INT PRIMARY KEY, PRIMARY KEY (a))",
+                "two primary keys",
+            ),
             ("CREATE TABLE t (a INT DEFAULT 1)", "default values"),
             ("ALTER TABLE t RENAME TO u", "expected SET TBLPROPERTIES"),
-            ("CREATE OR REPLACE TABLE IF NOT EXISTS t (a INT)", "contradict"),
+            (
+                "CREATE OR REPLACE TABLE IF NOT EXISTS t (a INT)",
+                "contradict",
+            ),
             ("DESCRIBE HISTORY t x", "x was not expected"),
         ] {
             let error = parse(sql).unwrap_err().to_string();

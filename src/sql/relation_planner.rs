@@ -5,13 +5,17 @@
 use std::sync::Arc;
 
 use datafusion::catalog::CatalogProviderList;
-use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::catalog::TableProvider;
+use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::{DFSchema, ScalarValue, TableReference};
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
+use datafusion::logical_expr::planner::{
+    PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
+};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
-use datafusion::sql::sqlparser::ast::{self, FunctionArg, FunctionArgExpr, TableFactor, TableVersion};
+use datafusion::sql::sqlparser::ast::{
+    self, FunctionArg, FunctionArgExpr, TableFactor, TableVersion,
+};
 
 use super::arguments::{Arguments, BoundUnit, bound_of, constant, merge_bounds, micros};
 use super::blocking::block_on;
@@ -47,19 +51,50 @@ impl ChangesRelationPlanner {
 }
 
 impl RelationPlanner for ChangesRelationPlanner {
-    fn plan_relation(&self, relation: TableFactor, context: &mut dyn RelationPlannerContext) -> DataFusionResult<RelationPlanning> {
+    fn plan_relation(
+        &self,
+        relation: TableFactor,
+        context: &mut dyn RelationPlannerContext,
+    ) -> DataFusionResult<RelationPlanning> {
         let (plan, alias) = match &relation {
-            TableFactor::Table { name, args: Some(arguments), alias, .. } if is_named(name, TABLE_CHANGES) => (self.table_changes(&arguments.args, context)?, alias),
-            TableFactor::Table { name, args: Some(arguments), alias, .. } if is_named(name, TABLE_VERSION) => (self.table_version(&arguments.args, context)?, alias),
-            TableFactor::Table { name, args: None, version: Some(version), alias, .. } => (self.versioned(name, version, context)?, alias),
+            TableFactor::Table {
+                name,
+                args: Some(arguments),
+                alias,
+                ..
+            } if is_named(name, TABLE_CHANGES) => {
+                (self.table_changes(&arguments.args, context)?, alias)
+            }
+            TableFactor::Table {
+                name,
+                args: Some(arguments),
+                alias,
+                ..
+            } if is_named(name, TABLE_VERSION) => {
+                (self.table_version(&arguments.args, context)?, alias)
+            }
+            TableFactor::Table {
+                name,
+                args: None,
+                version: Some(version),
+                alias,
+                ..
+            } => (self.versioned(name, version, context)?, alias),
             _ => return Ok(RelationPlanning::Original(Box::new(relation))),
         };
-        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias.clone()))))
+        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(
+            plan,
+            alias.clone(),
+        ))))
     }
 }
 
 impl ChangesRelationPlanner {
-    fn table_changes(&self, arguments: &[FunctionArg], context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
+    fn table_changes(
+        &self,
+        arguments: &[FunctionArg],
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<LogicalPlan> {
         let arguments = Arguments::try_new(arguments)?;
         let name = table_name(&arguments.table, context)?;
         let source = self.change_source(&name, context)?;
@@ -72,14 +107,23 @@ impl ChangesRelationPlanner {
                 None => filters.push(bound(kind, unit, value)),
             }
         }
-        let option = |name: &str, context: &mut dyn RelationPlannerContext| match arguments.options.get(name) {
+        let option = |name: &str, context: &mut dyn RelationPlannerContext| match arguments
+            .options
+            .get(name)
+        {
             Some(value) => constant(context.sql_to_expr(value.clone(), &DFSchema::empty())?)
-                .and_then(|value| value.ok_or_else(|| Error::invalid(format!("{name} must be a constant, not a parameter")))).map(Some),
+                .and_then(|value| {
+                    value.ok_or_else(|| {
+                        Error::invalid(format!("{name} must be a constant, not a parameter"))
+                    })
+                })
+                .map(Some),
             None => Ok(None),
         };
         let net = is_net(option("net", context)?)?;
         let full = is_full(option("metadata", context)?)?;
-        let key = option("key", context)?.map(|value| value.try_as_str().flatten().unwrap_or_default().to_owned());
+        let key = option("key", context)?
+            .map(|value| value.try_as_str().flatten().unwrap_or_default().to_owned());
         // the bounds are checked now even if nothing should be read later
         let check = (filters.is_empty()).then(|| bounds.clone());
         let asked = Arc::clone(&source);
@@ -90,15 +134,25 @@ impl ChangesRelationPlanner {
                     Some(bounds) => Some(source.resolve(bounds).await?),
                     None => None,
                 };
-                Ok((source.schema(range.map(|range| range.until())).await?, source.primary_key().await?))
+                Ok((
+                    source.schema(range.map(|range| range.until())).await?,
+                    source.primary_key().await?,
+                ))
             }
         })?;
-        let provider = provider_as_source(Arc::new(ChangesTable::new(source, Arc::clone(&schema), bounds)));
-        let mut plan = LogicalPlanBuilder::scan(TableReference::bare(TABLE_CHANGES), provider, None)?;
+        let provider = provider_as_source(Arc::new(ChangesTable::new(
+            source,
+            Arc::clone(&schema),
+            bounds,
+        )));
+        let mut plan =
+            LogicalPlanBuilder::scan(TableReference::bare(TABLE_CHANGES), provider, None)?;
         if let Some(filter) = filters.into_iter().reduce(Expr::and) {
             plan = plan.filter(filter)?;
         }
-        let keys = key.map_or(keys, |key| key.split(',').map(|name| name.trim().to_owned()).collect());
+        let keys = key.map_or(keys, |key| {
+            key.split(',').map(|name| name.trim().to_owned()).collect()
+        });
         let mut plan = plan.build()?;
         if net {
             plan = net_changes(plan, &name.to_string(), &schema, &keys)?;
@@ -107,21 +161,49 @@ impl ChangesRelationPlanner {
     }
 
     /// `table_version(t, version => n)` or `(t, timestamp => …)`.
-    fn table_version(&self, arguments: &[FunctionArg], context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
-        let [FunctionArg::Unnamed(FunctionArgExpr::Expr(table)), FunctionArg::Named { name: unit, arg: FunctionArgExpr::Expr(value), .. }] = arguments else {
-            return Err(Error::invalid("table_version takes a table and version => n or timestamp => '…'"));
+    fn table_version(
+        &self,
+        arguments: &[FunctionArg],
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<LogicalPlan> {
+        let [
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(table)),
+            FunctionArg::Named {
+                name: unit,
+                arg: FunctionArgExpr::Expr(value),
+                ..
+            },
+        ] = arguments
+        else {
+            return Err(Error::invalid(
+                "table_version takes a table and version => n or timestamp => '…'",
+            ));
         };
         let name = table_name(table, context)?;
-        let version = if unit.value.eq_ignore_ascii_case("timestamp") { TableVersion::TimestampAsOf(value.clone()) } else { TableVersion::VersionAsOf(value.clone()) };
+        let version = if unit.value.eq_ignore_ascii_case("timestamp") {
+            TableVersion::TimestampAsOf(value.clone())
+        } else {
+            TableVersion::VersionAsOf(value.clone())
+        };
         self.at_version(&name, &version, context)
     }
 
-    fn versioned(&self, name: &ast::ObjectName, version: &TableVersion, context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
+    fn versioned(
+        &self,
+        name: &ast::ObjectName,
+        version: &TableVersion,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<LogicalPlan> {
         let name = context.object_name_to_table_reference(name.clone())?;
         self.at_version(&name, version, context)
     }
 
-    fn at_version(&self, name: &TableReference, version: &TableVersion, context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
+    fn at_version(
+        &self,
+        name: &TableReference,
+        version: &TableVersion,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<LogicalPlan> {
         let table = self.delta_table(name, context)?;
         let provider = match version {
             TableVersion::VersionAsOf(value) => {
@@ -133,29 +215,57 @@ impl ChangesRelationPlanner {
                 block_on(move || at_time(table.clone(), micros))?
             }
             TableVersion::Function(_) | TableVersion::Changes { .. } => {
-                return Err(Error::invalid(format!("{name} {version} is not a version that is understood here; use {name} VERSION AS OF n, or table_changes('{name}', since_version)")));
+                return Err(Error::invalid(format!(
+                    "{name} {version} is not a version that is understood here; use {name} VERSION AS OF n, or table_changes('{name}', since_version)"
+                )));
             }
         };
-        Ok(LogicalPlanBuilder::scan(name.clone(), provider_as_source(Arc::new(provider)), None)?.build()?)
+        Ok(
+            LogicalPlanBuilder::scan(name.clone(), provider_as_source(Arc::new(provider)), None)?
+                .build()?,
+        )
     }
 
-    fn change_source(&self, name: &TableReference, context: &dyn RelationPlannerContext) -> Result<Arc<dyn ChangeSource>> {
+    fn change_source(
+        &self,
+        name: &TableReference,
+        context: &dyn RelationPlannerContext,
+    ) -> Result<Arc<dyn ChangeSource>> {
         Ok(Arc::new(DeltaFeed::new(self.delta_table(name, context)?)))
     }
 
-    fn delta_table(&self, name: &TableReference, context: &dyn RelationPlannerContext) -> Result<DeltaTable> {
+    fn delta_table(
+        &self,
+        name: &TableReference,
+        context: &dyn RelationPlannerContext,
+    ) -> Result<DeltaTable> {
         let provider = self.provider(name, context)?;
         match provider.downcast_ref::<DeltaTableProvider>() {
             Some(provider) => Ok(provider.table().clone()),
-            None => Err(Error::invalid(format!("{name} is not a Delta table: it has neither versions nor changes"))),
+            None => Err(Error::invalid(format!(
+                "{name} is not a Delta table: it has neither versions nor changes"
+            ))),
         }
     }
 
-    fn provider(&self, name: &TableReference, context: &dyn RelationPlannerContext) -> Result<Arc<dyn TableProvider>> {
+    fn provider(
+        &self,
+        name: &TableReference,
+        context: &dyn RelationPlannerContext,
+    ) -> Result<Arc<dyn TableProvider>> {
         let defaults = &context.context_provider().options().catalog;
-        let resolved = name.clone().resolve(&defaults.default_catalog, &defaults.default_schema);
-        let not_found = || Error::TableNotFound { table: name.to_string(), hint: format!("; SHOW TABLES lists what {} has", resolved.catalog) };
-        let schema = self.catalogs.catalog(&resolved.catalog).and_then(|catalog| catalog.schema(&resolved.schema)).ok_or_else(not_found)?;
+        let resolved = name
+            .clone()
+            .resolve(&defaults.default_catalog, &defaults.default_schema);
+        let not_found = || Error::TableNotFound {
+            table: name.to_string(),
+            hint: format!("; SHOW TABLES lists what {} has", resolved.catalog),
+        };
+        let schema = self
+            .catalogs
+            .catalog(&resolved.catalog)
+            .and_then(|catalog| catalog.schema(&resolved.schema))
+            .ok_or_else(not_found)?;
         let table = resolved.table.to_string();
         let found = block_on(move || {
             let (schema, table) = (Arc::clone(&schema), table.clone());
@@ -170,33 +280,54 @@ fn is_named(name: &ast::ObjectName, wanted: &str) -> bool {
 }
 
 /// A table given as a string or as an identifier.
-fn table_name(argument: &ast::Expr, context: &dyn RelationPlannerContext) -> Result<TableReference> {
+fn table_name(
+    argument: &ast::Expr,
+    context: &dyn RelationPlannerContext,
+) -> Result<TableReference> {
     match argument {
         ast::Expr::Value(value) => match value.clone().value.into_string() {
             Some(text) => Ok(TableReference::parse_str(&text)),
-            None => Err(Error::invalid(format!("{argument} is no table; give its name as 'name' or \"name\""))),
+            None => Err(Error::invalid(format!(
+                "{argument} is no table; give its name as 'name' or \"name\""
+            ))),
         },
-        ast::Expr::Identifier(identifier) => Ok(TableReference::bare(context.normalize_ident(identifier.clone()))),
-        ast::Expr::CompoundIdentifier(parts) => Ok(context.object_name_to_table_reference(ast::ObjectName::from(parts.clone()))?),
-        other => Err(Error::invalid(format!("{other} is no table; give its name as 'name' or \"name\""))),
+        ast::Expr::Identifier(identifier) => Ok(TableReference::bare(
+            context.normalize_ident(identifier.clone()),
+        )),
+        ast::Expr::CompoundIdentifier(parts) => {
+            Ok(context.object_name_to_table_reference(ast::ObjectName::from(parts.clone()))?)
+        }
+        other => Err(Error::invalid(format!(
+            "{other} is no table; give its name as 'name' or \"name\""
+        ))),
     }
 }
 
 fn evaluate(value: &ast::Expr, context: &mut dyn RelationPlannerContext) -> Result<ScalarValue> {
     let expression = context.sql_to_expr(value.clone(), &DFSchema::empty())?;
-    constant(expression)?.ok_or_else(|| Error::invalid(format!("{value}: a version cannot be a parameter; write it into the statement")))
+    constant(expression)?.ok_or_else(|| {
+        Error::invalid(format!(
+            "{value}: a version cannot be a parameter; write it into the statement"
+        ))
+    })
 }
 
 fn version_number(value: &ast::Expr, context: &mut dyn RelationPlannerContext) -> Result<i64> {
     match bound_of(&evaluate(value, context)?, BoundUnit::Version)? {
         crate::change::Bound::Version(version) => Ok(version),
-        _ => Err(Error::invalid(format!("VERSION AS OF {value}: give a version number"))),
+        _ => Err(Error::invalid(format!(
+            "VERSION AS OF {value}: give a version number"
+        ))),
     }
 }
 
 fn instant(value: &ast::Expr, context: &mut dyn RelationPlannerContext) -> Result<i64> {
     let evaluated = evaluate(value, context)?;
-    micros(&evaluated).ok_or_else(|| Error::invalid(format!("TIMESTAMP AS OF {value}: write the time as '2026-01-31 12:00:00'")))
+    micros(&evaluated).ok_or_else(|| {
+        Error::invalid(format!(
+            "TIMESTAMP AS OF {value}: write the time as '2026-01-31 12:00:00'"
+        ))
+    })
 }
 
 /// The newest version committed at or before a time.
@@ -205,8 +336,12 @@ async fn at_time(table: DeltaTable, micros: i64) -> Result<DeltaTableProvider> {
     let files = list_commits(&table, 0).await?;
     let version = version_at(&snapshot, &files, micros).await?;
     if version < 0 {
-        let given = ScalarValue::TimestampMicrosecond(Some(micros), None).cast_to(&arrow::datatypes::DataType::Utf8)?;
-        return Err(Error::invalid(format!("{} has no version as old as {given}; DESCRIBE HISTORY shows when its versions were committed", table.name())));
+        let given = ScalarValue::TimestampMicrosecond(Some(micros), None)
+            .cast_to(&arrow::datatypes::DataType::Utf8)?;
+        return Err(Error::invalid(format!(
+            "{} has no version as old as {given}; DESCRIBE HISTORY shows when its versions were committed",
+            table.name()
+        )));
     }
     DeltaTableProvider::try_new_at(table, version).await
 }
@@ -215,7 +350,9 @@ fn is_net(value: Option<ScalarValue>) -> Result<bool> {
     match value {
         None => Ok(false),
         Some(ScalarValue::Boolean(Some(net))) => Ok(net),
-        Some(other) => Err(Error::invalid(format!("net => {other}: expected true or false"))),
+        Some(other) => Err(Error::invalid(format!(
+            "net => {other}: expected true or false"
+        ))),
     }
 }
 
@@ -223,6 +360,8 @@ fn is_full(value: Option<ScalarValue>) -> Result<bool> {
     match value.as_ref().map(|value| value.try_as_str().flatten()) {
         None => Ok(false),
         Some(Some(text)) if text.eq_ignore_ascii_case("full") => Ok(true),
-        Some(_) => Err(Error::invalid("metadata takes 'full', which adds the columns that not every source has; leave it out otherwise")),
+        Some(_) => Err(Error::invalid(
+            "metadata takes 'full', which adds the columns that not every source has; leave it out otherwise",
+        )),
     }
 }

@@ -15,7 +15,10 @@ use crate::error::{Error, Result};
 /// # Errors
 /// When a version clause is not complete.
 pub(crate) fn rewrite_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>> {
-    let tokens: Vec<TokenWithSpan> = tokens.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
+    let tokens: Vec<TokenWithSpan> = tokens
+        .into_iter()
+        .filter(|token| !matches!(token.token, Token::Whitespace(_)))
+        .collect();
     let mut output: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     let mut index = 0;
     while index < tokens.len() {
@@ -32,7 +35,11 @@ pub(crate) fn rewrite_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWi
         let span = tokens[index].span;
         output.extend([word(TABLE_VERSION, span), at(Token::LParen, span)]);
         output.extend(name.iter().cloned());
-        output.extend([at(Token::Comma, span), word(unit, span), at(Token::RArrow, span)]);
+        output.extend([
+            at(Token::Comma, span),
+            word(unit, span),
+            at(Token::RArrow, span),
+        ]);
         output.extend(tokens[value_start..value_end].iter().cloned());
         output.push(at(Token::RParen, span));
         index = value_end;
@@ -47,19 +54,28 @@ pub(crate) fn rewrite_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWi
 
 /// `VERSION AS OF` or `TIMESTAMP AS OF`.
 fn version_clause(tokens: &[TokenWithSpan]) -> Option<&'static str> {
-    let unit = ["version", "timestamp"].into_iter().find(|unit| is_word(tokens.first(), unit))?;
+    let unit = ["version", "timestamp"]
+        .into_iter()
+        .find(|unit| is_word(tokens.first(), unit))?;
     (is_word(tokens.get(1), "AS") && is_word(tokens.get(2), "OF")).then_some(unit)
 }
 
 /// The value is one literal, one call, one parenthesis, or a typed literal such as TIMESTAMP '…'.
 fn value_length(tokens: &[TokenWithSpan], unit: &str) -> Result<usize> {
-    let missing = || Error::invalid(format!("{} AS OF needs a value; put an expression in parentheses", unit.to_uppercase()));
+    let missing = || {
+        Error::invalid(format!(
+            "{} AS OF needs a value; put an expression in parentheses",
+            unit.to_uppercase()
+        ))
+    };
     let first = tokens.first().ok_or_else(missing)?;
     match &first.token {
         Token::LParen => closing(tokens).ok_or_else(missing),
         Token::Word(_) => match tokens.get(1).map(|token| &token.token) {
             Some(Token::SingleQuotedString(_)) => Ok(2),
-            Some(Token::LParen) => closing(&tokens[1..]).map(|length| length + 1).ok_or_else(missing),
+            Some(Token::LParen) => closing(&tokens[1..])
+                .map(|length| length + 1)
+                .ok_or_else(missing),
             _ => Err(missing()),
         },
         Token::Minus => Ok(2),
@@ -102,9 +118,30 @@ fn is_name(token: &TokenWithSpan) -> bool {
 
 fn is_clause(word: &Word) -> bool {
     const CLAUSES: [Keyword; 24] = [
-        Keyword::WHERE, Keyword::GROUP, Keyword::HAVING, Keyword::ORDER, Keyword::LIMIT, Keyword::OFFSET, Keyword::FETCH, Keyword::UNION,
-        Keyword::INTERSECT, Keyword::EXCEPT, Keyword::JOIN, Keyword::INNER, Keyword::LEFT, Keyword::RIGHT, Keyword::FULL, Keyword::CROSS,
-        Keyword::NATURAL, Keyword::ON, Keyword::USING, Keyword::WHEN, Keyword::WINDOW, Keyword::SELECT, Keyword::FROM, Keyword::QUALIFY,
+        Keyword::WHERE,
+        Keyword::GROUP,
+        Keyword::HAVING,
+        Keyword::ORDER,
+        Keyword::LIMIT,
+        Keyword::OFFSET,
+        Keyword::FETCH,
+        Keyword::UNION,
+        Keyword::INTERSECT,
+        Keyword::EXCEPT,
+        Keyword::JOIN,
+        Keyword::INNER,
+        Keyword::LEFT,
+        Keyword::RIGHT,
+        Keyword::FULL,
+        Keyword::CROSS,
+        Keyword::NATURAL,
+        Keyword::ON,
+        Keyword::USING,
+        Keyword::WHEN,
+        Keyword::WINDOW,
+        Keyword::SELECT,
+        Keyword::FROM,
+        Keyword::QUALIFY,
     ];
     CLAUSES.contains(&word.keyword)
 }
@@ -125,36 +162,58 @@ pub(crate) struct MergeStars {
 /// # Errors
 /// When the statement has stars but its source cannot be named.
 pub(crate) fn find_stars(tokens: &[TokenWithSpan]) -> Result<Option<MergeStars>> {
-    let Some(merge) = tokens.iter().position(|token| is_word(Some(token), "MERGE")) else { return Ok(None) };
+    let Some(merge) = tokens
+        .iter()
+        .position(|token| is_word(Some(token), "MERGE"))
+    else {
+        return Ok(None);
+    };
     if !(0..tokens.len()).any(|index| star(&tokens[index..]).is_some()) {
         return Ok(None);
     }
     let mut index = merge + 1 + usize::from(is_word(tokens.get(merge + 1), "INTO"));
     let target_end = name_end(tokens, index);
     let target = reference(&tokens[index..target_end])?;
-    let using = tokens[target_end..].iter().position(|token| is_word(Some(token), "USING"));
-    index = target_end + using.ok_or_else(|| Error::invalid("MERGE INTO … needs USING source ON condition"))? + 1;
+    let using = tokens[target_end..]
+        .iter()
+        .position(|token| is_word(Some(token), "USING"));
+    index = target_end
+        + using.ok_or_else(|| Error::invalid("MERGE INTO … needs USING source ON condition"))?
+        + 1;
     let mut source = Vec::new();
-    if tokens.get(index).is_some_and(|token| token.token != Token::LParen) {
+    if tokens
+        .get(index)
+        .is_some_and(|token| token.token != Token::LParen)
+    {
         let end = name_end(tokens, index);
         source = tokens[end - 1..end].to_vec();
         index = end;
     }
-    if tokens.get(index).is_some_and(|token| token.token == Token::LParen) {
-        index += closing(&tokens[index..]).ok_or_else(|| Error::invalid("MERGE: a parenthesis after USING is not closed"))?;
+    if tokens
+        .get(index)
+        .is_some_and(|token| token.token == Token::LParen)
+    {
+        index += closing(&tokens[index..])
+            .ok_or_else(|| Error::invalid("MERGE: a parenthesis after USING is not closed"))?;
     }
     index += usize::from(is_word(tokens.get(index), "AS"));
     if let Some(alias) = tokens.get(index).filter(|token| is_name(token)) {
         source = vec![alias.clone()];
     }
     if source.is_empty() {
-        return Err(Error::invalid("the source of a MERGE with UPDATE SET * or INSERT * needs a name; write USING (…) AS source"));
+        return Err(Error::invalid(
+            "the source of a MERGE with UPDATE SET * or INSERT * needs a name; write USING (…) AS source",
+        ));
     }
     Ok(Some(MergeStars { target, source }))
 }
 
 /// Writes the stars out for a target with these columns.
-pub(crate) fn expand_stars(tokens: Vec<TokenWithSpan>, stars: &MergeStars, columns: &[String]) -> Vec<TokenWithSpan> {
+pub(crate) fn expand_stars(
+    tokens: Vec<TokenWithSpan>,
+    stars: &MergeStars,
+    columns: &[String],
+) -> Vec<TokenWithSpan> {
     let mut output = Vec::with_capacity(tokens.len());
     let mut index = 0;
     while index < tokens.len() {
@@ -164,15 +223,35 @@ pub(crate) fn expand_stars(tokens: Vec<TokenWithSpan>, stars: &MergeStars, colum
             continue;
         };
         let span = tokens[index].span;
-        let of_source = |name: &String| stars.source.iter().cloned().chain([at(Token::Period, span), quoted(name, span)]).collect::<Vec<_>>();
+        let of_source = |name: &String| {
+            stars
+                .source
+                .iter()
+                .cloned()
+                .chain([at(Token::Period, span), quoted(name, span)])
+                .collect::<Vec<_>>()
+        };
         output.extend(tokens[index..index + length - 1].iter().cloned());
         if is_word(tokens.get(index), "UPDATE") {
-            let assignments = columns.iter().map(|name| [vec![quoted(name, span), at(Token::Eq, span)], of_source(name)].concat());
+            let assignments = columns.iter().map(|name| {
+                [
+                    vec![quoted(name, span), at(Token::Eq, span)],
+                    of_source(name),
+                ]
+                .concat()
+            });
             output.extend(separated(assignments, span));
         } else {
             output.push(at(Token::LParen, span));
-            output.extend(separated(columns.iter().map(|name| vec![quoted(name, span)]), span));
-            output.extend([at(Token::RParen, span), word("VALUES", span), at(Token::LParen, span)]);
+            output.extend(separated(
+                columns.iter().map(|name| vec![quoted(name, span)]),
+                span,
+            ));
+            output.extend([
+                at(Token::RParen, span),
+                word("VALUES", span),
+                at(Token::LParen, span),
+            ]);
             output.extend(separated(columns.iter().map(of_source), span));
             output.push(at(Token::RParen, span));
         }
@@ -183,7 +262,11 @@ pub(crate) fn expand_stars(tokens: Vec<TokenWithSpan>, stars: &MergeStars, colum
 
 /// The length of `UPDATE SET *` or `INSERT *` if it stands here.
 fn star(tokens: &[TokenWithSpan]) -> Option<usize> {
-    let is_star = |index: usize| tokens.get(index).is_some_and(|token| token.token == Token::Mul);
+    let is_star = |index: usize| {
+        tokens
+            .get(index)
+            .is_some_and(|token| token.token == Token::Mul)
+    };
     if is_word(tokens.first(), "UPDATE") && is_word(tokens.get(1), "SET") && is_star(2) {
         return Some(3);
     }
@@ -192,7 +275,10 @@ fn star(tokens: &[TokenWithSpan]) -> Option<usize> {
 
 fn name_end(tokens: &[TokenWithSpan], start: usize) -> usize {
     let mut end = start + 1;
-    while tokens.get(end).is_some_and(|token| token.token == Token::Period) {
+    while tokens
+        .get(end)
+        .is_some_and(|token| token.token == Token::Period)
+    {
         end += 2;
     }
     end.min(tokens.len())
@@ -210,7 +296,11 @@ fn reference(tokens: &[TokenWithSpan]) -> Result<TableReference> {
     match parts.as_slice() {
         [table] => Ok(TableReference::bare(table.as_str())),
         [schema, table] => Ok(TableReference::partial(schema.as_str(), table.as_str())),
-        [catalog, schema, table] => Ok(TableReference::full(catalog.as_str(), schema.as_str(), table.as_str())),
+        [catalog, schema, table] => Ok(TableReference::full(
+            catalog.as_str(),
+            schema.as_str(),
+            table.as_str(),
+        )),
         _ => Err(Error::invalid("MERGE INTO needs the name of a table")),
     }
 }
@@ -250,11 +340,17 @@ mod tests {
     use super::*;
 
     fn tokens(sql: &str) -> Vec<TokenWithSpan> {
-        Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().unwrap()
+        Tokenizer::new(&GenericDialect {}, sql)
+            .tokenize_with_location()
+            .unwrap()
     }
 
     fn text(tokens: &[TokenWithSpan]) -> String {
-        tokens.iter().map(|token| token.token.to_string()).collect::<Vec<_>>().join(" ")
+        tokens
+            .iter()
+            .map(|token| token.token.to_string())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     fn check_version(sql: &str, expected: &str) {
@@ -263,18 +359,36 @@ mod tests {
 
     #[test]
     fn versions_become_a_function() {
-        check_version("SELECT * FROM t VERSION AS OF 3", "SELECT * FROM table_version ( t , version => 3 ) AS t");
-        check_version("FROM a.b VERSION AS OF 3 x JOIN c", "FROM table_version ( a . b , version => 3 ) x JOIN c");
-        check_version("FROM \"T\" TIMESTAMP AS OF '2024-01-01' WHERE x", "FROM table_version ( \"T\" , timestamp => '2024-01-01' ) AS \"T\" WHERE x");
-        check_version("FROM t TIMESTAMP AS OF (now() - x) AS y", "FROM table_version ( t , timestamp => ( now ( ) - x ) ) AS y");
-        check_version("SELECT version AS of_x FROM t", "SELECT version AS of_x FROM t");
+        check_version(
+            "SELECT * FROM t VERSION AS OF 3",
+            "SELECT * FROM table_version ( t , version => 3 ) AS t",
+        );
+        check_version(
+            "FROM a.b VERSION AS OF 3 x JOIN c",
+            "FROM table_version ( a . b , version => 3 ) x JOIN c",
+        );
+        check_version(
+            "FROM \"T\" TIMESTAMP AS OF '2024-01-01' WHERE x",
+            "FROM table_version ( \"T\" , timestamp => '2024-01-01' ) AS \"T\" WHERE x",
+        );
+        check_version(
+            "FROM t TIMESTAMP AS OF (now() - x) AS y",
+            "FROM table_version ( t , timestamp => ( now ( ) - x ) ) AS y",
+        );
+        check_version(
+            "SELECT version AS of_x FROM t",
+            "SELECT version AS of_x FROM t",
+        );
         assert!(rewrite_versions(tokens("FROM t VERSION AS OF WHERE")).is_err());
     }
 
     fn check_stars(sql: &str, expected: &str) {
         let tokens = rewrite_versions(tokens(sql)).unwrap();
         let stars = find_stars(&tokens).unwrap().unwrap();
-        assert_eq!(text(&expand_stars(tokens, &stars, &["id".into(), "V v".into()])), expected);
+        assert_eq!(
+            text(&expand_stars(tokens, &stars, &["id".into(), "V v".into()])),
+            expected
+        );
     }
 
     #[test]
@@ -288,7 +402,15 @@ mod tests {
             "MERGE INTO a.t AS x USING (SELECT 1) AS y ON TRUE WHEN NOT MATCHED THEN INSERT *",
             "MERGE INTO a . t AS x USING ( SELECT 1 ) AS y ON TRUE WHEN NOT MATCHED THEN INSERT ( \"id\" , \"V v\" ) VALUES ( y . \"id\" , y . \"V v\" )",
         );
-        assert!(find_stars(&tokens("MERGE INTO t USING (SELECT 1) ON TRUE WHEN NOT MATCHED THEN INSERT *").into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_))).collect::<Vec<_>>()).is_err());
+        assert!(
+            find_stars(
+                &tokens("MERGE INTO t USING (SELECT 1) ON TRUE WHEN NOT MATCHED THEN INSERT *")
+                    .into_iter()
+                    .filter(|t| !matches!(t.token, Token::Whitespace(_)))
+                    .collect::<Vec<_>>()
+            )
+            .is_err()
+        );
         assert!(find_stars(&tokens("SELECT * FROM t")).unwrap().is_none());
     }
 }

@@ -67,7 +67,10 @@ impl SessionContextExt for SessionContext {
         self.register_relation_planner(Arc::new(ChangesRelationPlanner::new(catalogs)))?;
         self.add_analyzer_rule(Arc::new(DmlRule));
         self.register_udtf("table_changes", Arc::new(TableChangesFunction));
-        state.write().table_factories_mut().insert("DELTA".into(), Arc::new(DeltaTableFactory));
+        state
+            .write()
+            .table_factories_mut()
+            .insert("DELTA".into(), Arc::new(DeltaTableFactory));
         Ok(())
     }
 
@@ -117,11 +120,17 @@ impl SessionBuilder {
     /// # Errors
     /// When the warehouse is a file.
     pub fn build(self) -> crate::Result<SessionContext> {
-        let mut config = self.config.unwrap_or_default().with_information_schema(true);
+        let mut config = self
+            .config
+            .unwrap_or_default()
+            .with_information_schema(true);
         if self.warehouse.is_some() {
-            config = config.with_default_catalog_and_schema(CATALOG, DEFAULT_SCHEMA).with_create_default_catalog_and_schema(false);
+            config = config
+                .with_default_catalog_and_schema(CATALOG, DEFAULT_SCHEMA)
+                .with_create_default_catalog_and_schema(false);
         }
-        let mut runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(DiskManagerBuilder::default());
+        let mut runtime =
+            RuntimeEnvBuilder::new().with_disk_manager_builder(DiskManagerBuilder::default());
         if let Some(bytes) = self.memory_limit {
             runtime = runtime.with_memory_pool(memory_pool(bytes));
         }

@@ -27,7 +27,11 @@ pub(crate) fn parse_type(parser: &mut Parser<'_>) -> Result<DataType> {
 /// `pending` counts the brackets that a `>>` has closed beyond the one that was expected.
 fn parse_nested(parser: &mut Parser<'_>, pending: &mut u32) -> Result<DataType> {
     let token = parser.next_token().token;
-    let Token::Word(word) = &token else { return Err(Error::invalid(format!("expected a column type, found {token}; types are {KNOWN}"))) };
+    let Token::Word(word) = &token else {
+        return Err(Error::invalid(format!(
+            "expected a column type, found {token}; types are {KNOWN}"
+        )));
+    };
     let name = word.value.to_uppercase();
     Ok(match name.as_str() {
         "ARRAY" => {
@@ -53,7 +57,9 @@ fn parse_struct(parser: &mut Parser<'_>, pending: &mut u32) -> Result<DataType> 
     open(parser)?;
     let mut fields = Vec::new();
     loop {
-        let name = parser.parse_identifier().map_err(|error| Error::invalid(error.to_string()))?;
+        let name = parser
+            .parse_identifier()
+            .map_err(|error| Error::invalid(error.to_string()))?;
         let _ = parser.consume_token(&Token::Colon);
         let data_type = parse_nested(parser, pending)?;
         fields.push(Field::new(name.value, data_type, true));
@@ -92,7 +98,11 @@ fn parse_scalar(parser: &mut Parser<'_>, name: &str) -> Result<DataType> {
         "TIMESTAMP" | "DATETIME" => parse_timestamp(parser)?,
         "TIMESTAMP_NTZ" => timestamp(false),
         "TIMESTAMPTZ" | "TIMESTAMP_LTZ" => timestamp(true),
-        other => return Err(Error::invalid(format!("{other} is no column type; types are {KNOWN}"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "{other} is no column type; types are {KNOWN}"
+            )));
+        }
     })
 }
 
@@ -107,10 +117,19 @@ fn parse_timestamp(parser: &mut Parser<'_>) -> Result<DataType> {
 
 fn parse_decimal(parser: &mut Parser<'_>) -> Result<DataType> {
     let numbers = parse_numbers(parser)?;
-    let (precision, scale) = (numbers.first().copied().unwrap_or(10), numbers.get(1).copied().unwrap_or(0));
+    let (precision, scale) = (
+        numbers.first().copied().unwrap_or(10),
+        numbers.get(1).copied().unwrap_or(0),
+    );
     match (u8::try_from(precision), i8::try_from(scale)) {
-        (Ok(precision @ 1..=38), Ok(scale)) if scale >= 0 && i64::from(scale) <= i64::from(precision) => Ok(DataType::Decimal128(precision, scale)),
-        _ => Err(Error::invalid(format!("DECIMAL({precision}, {scale}): the precision must be 1 to 38 and the scale at most the precision"))),
+        (Ok(precision @ 1..=38), Ok(scale))
+            if scale >= 0 && i64::from(scale) <= i64::from(precision) =>
+        {
+            Ok(DataType::Decimal128(precision, scale))
+        }
+        _ => Err(Error::invalid(format!(
+            "DECIMAL({precision}, {scale}): the precision must be 1 to 38 and the scale at most the precision"
+        ))),
     }
 }
 
@@ -119,7 +138,11 @@ fn parse_numbers(parser: &mut Parser<'_>) -> Result<Vec<u64>> {
     let mut numbers = Vec::new();
     if parser.consume_token(&Token::LParen) {
         loop {
-            numbers.push(parser.parse_literal_uint().map_err(|error| Error::invalid(error.to_string()))?);
+            numbers.push(
+                parser
+                    .parse_literal_uint()
+                    .map_err(|error| Error::invalid(error.to_string()))?,
+            );
             if !parser.consume_token(&Token::Comma) {
                 break;
             }
@@ -132,7 +155,11 @@ fn parse_numbers(parser: &mut Parser<'_>) -> Result<Vec<u64>> {
 /// Consumes the words if they come next, all of them.
 pub(crate) fn parse_words(parser: &mut Parser<'_>, words: &[&str]) -> bool {
     let next = |index: usize, word: &str| matches!(parser.peek_nth_token(index).token, Token::Word(found) if found.quote_style.is_none() && found.value.eq_ignore_ascii_case(word));
-    if !words.iter().enumerate().all(|(index, word)| next(index, word)) {
+    if !words
+        .iter()
+        .enumerate()
+        .all(|(index, word)| next(index, word))
+    {
         return false;
     }
     words.iter().for_each(|_| {
@@ -143,7 +170,10 @@ pub(crate) fn parse_words(parser: &mut Parser<'_>, words: &[&str]) -> bool {
 
 /// Consumes a token or says which one was expected.
 pub(crate) fn expect(parser: &mut Parser<'_>, token: &Token) -> Result<()> {
-    parser.expect_token(token).map(|_| ()).map_err(|error| Error::invalid(error.to_string().replace("sql parser error: ", "")))
+    parser
+        .expect_token(token)
+        .map(|_| ())
+        .map_err(|error| Error::invalid(error.to_string().replace("sql parser error: ", "")))
 }
 
 fn open(parser: &mut Parser<'_>) -> Result<()> {
@@ -167,7 +197,13 @@ fn list(element: DataType) -> DataType {
 }
 
 fn map(key: DataType, value: DataType) -> DataType {
-    let entries = DataType::Struct(vec![Field::new("key", key, false), Field::new("value", value, true)].into());
+    let entries = DataType::Struct(
+        vec![
+            Field::new("key", key, false),
+            Field::new("value", value, true),
+        ]
+        .into(),
+    );
     DataType::Map(Arc::new(Field::new("key_value", entries, false)), false)
 }
 
@@ -186,7 +222,9 @@ mod tests {
         let mut parser = Parser::new(&dialect).try_with_sql(text).unwrap();
         match (parse_type(&mut parser), expected) {
             (Ok(got), Ok(expected)) => assert_eq!(got, expected, "{text}"),
-            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error} lacks {part:?}"),
+            (Err(error), Err(part)) => {
+                assert!(error.to_string().contains(part), "{error} lacks {part:?}")
+            }
             (got, expected) => panic!("{text}: got {got:?}, expected {expected:?}"),
         }
     }
@@ -201,13 +239,23 @@ mod tests {
         check("TIMESTAMP_LTZ", Ok(timestamp(true)));
         check("ARRAY<ARRAY<INT>>", Ok(list(list(DataType::Int32))));
         check("INT[]", Ok(list(DataType::Int32)));
-        check("MAP<STRING, ARRAY<BIGINT>>", Ok(map(DataType::Utf8, list(DataType::Int64))));
+        check(
+            "MAP<STRING, ARRAY<BIGINT>>",
+            Ok(map(DataType::Utf8, list(DataType::Int64))),
+        );
         check(
             "STRUCT<a: INT, b STRUCT<c: STRING>>",
-            Ok(DataType::Struct(vec![
-                Field::new("a", DataType::Int32, true),
-                Field::new("b", DataType::Struct(vec![Field::new("c", DataType::Utf8, true)].into()), true),
-            ].into())),
+            Ok(DataType::Struct(
+                vec![
+                    Field::new("a", DataType::Int32, true),
+                    Field::new(
+                        "b",
+                        DataType::Struct(vec![Field::new("c", DataType::Utf8, true)].into()),
+                        true,
+                    ),
+                ]
+                .into(),
+            )),
         );
         check("DECIMAL(40)", Err("1 to 38"));
         check("BLOBBY", Err("BLOBBY is no column type"));

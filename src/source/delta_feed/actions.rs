@@ -14,7 +14,9 @@ use roaring::RoaringTreemap;
 
 use crate::change::ChangeType;
 use crate::delta::DeltaTable;
-use crate::delta::actions::{Action, Add, AddCdcFile, DeletionVectorDescriptor, Remove, decode_path};
+use crate::delta::actions::{
+    Action, Add, AddCdcFile, DeletionVectorDescriptor, Remove, decode_path,
+};
 use crate::delta::deletion_vector;
 use crate::delta::log::Commit;
 use crate::delta::scan::{RowMask, ScanFile};
@@ -39,9 +41,22 @@ impl FeedFiles {
 
     /// Version and log path of every file.
     pub(crate) fn paths(&self) -> impl Iterator<Item = (i64, &str)> {
-        let version = |value: &ScalarValue| if let ScalarValue::Int64(Some(version)) = value { *version } else { -1 };
-        let data = self.data.iter().map(move |file| (version(&file.constants[1]), file.add.path.as_str()));
-        data.chain(self.cdc.iter().map(move |file| (version(&file.constants[0]), file.add.path.as_str())))
+        let version = |value: &ScalarValue| {
+            if let ScalarValue::Int64(Some(version)) = value {
+                *version
+            } else {
+                -1
+            }
+        };
+        let data = self
+            .data
+            .iter()
+            .map(move |file| (version(&file.constants[1]), file.add.path.as_str()));
+        data.chain(
+            self.cdc
+                .iter()
+                .map(move |file| (version(&file.constants[0]), file.add.path.as_str())),
+        )
     }
 }
 
@@ -51,11 +66,15 @@ enum FileChange {
     Added(Add),
     Removed(Remove),
     /// The deletion vector of a file was replaced: old, new.
-    Masked(Remove, Add),
+    Masked(Box<(Remove, Add)>),
 }
 
 /// Reads off every commit which files tell its changes. `since` is the version before the range.
-pub(crate) async fn plan_commits(table: &DeltaTable, since: i64, commits: impl Iterator<Item = Commit>) -> Result<FeedFiles> {
+pub(crate) async fn plan_commits(
+    table: &DeltaTable,
+    since: i64,
+    commits: impl Iterator<Item = Commit>,
+) -> Result<FeedFiles> {
     let mut files = FeedFiles::default();
     let mut changes = Vec::new();
     let mut known = KnownFiles::new(table, since);
@@ -64,9 +83,15 @@ pub(crate) async fn plan_commits(table: &DeltaTable, since: i64, commits: impl I
         let silent = is_silent_merge(&commit);
         let (cdc, adds, removes) = split(commit.actions);
         if !cdc.is_empty() {
-            files.cdc.extend(cdc.into_iter().map(|file| change_file(file, version, timestamp)));
+            files.cdc.extend(
+                cdc.into_iter()
+                    .map(|file| change_file(file, version, timestamp)),
+            );
         } else if !silent {
-            let paired = pair(adds.iter().filter(|add| add.data_change).cloned().collect(), removes);
+            let paired = pair(
+                adds.iter().filter(|add| add.data_change).cloned().collect(),
+                removes,
+            );
             for change in paired {
                 changes.push((known.complete(change).await?, version, timestamp));
             }
@@ -75,9 +100,17 @@ pub(crate) async fn plan_commits(table: &DeltaTable, since: i64, commits: impl I
     }
     let scans = futures::stream::iter(changes).map(|(change, version, timestamp)| async move {
         let scanned = scan_files(table, change).await?;
-        Ok::<_, Error>(scanned.into_iter().map(move |(add, rows, change_type)| data_file(add, rows, change_type, version, timestamp)))
+        Ok::<_, Error>(scanned.into_iter().map(move |(add, rows, change_type)| {
+            data_file(add, rows, change_type, version, timestamp)
+        }))
     });
-    files.data = scans.buffered(CONCURRENT_READS).try_collect::<Vec<_>>().await?.into_iter().flatten().collect();
+    files.data = scans
+        .buffered(CONCURRENT_READS)
+        .try_collect::<Vec<_>>()
+        .await?
+        .into_iter()
+        .flatten()
+        .collect();
     Ok(files)
 }
 
@@ -96,10 +129,26 @@ fn split(actions: Vec<Action>) -> (Vec<AddCdcFile>, Vec<Add>, Vec<Remove>) {
 
 /// Delta writes MERGEs that touched no row with rewritten files all the same.
 fn is_silent_merge(commit: &Commit) -> bool {
-    const COUNTS: [&str; 3] = ["numTargetRowsInserted", "numTargetRowsUpdated", "numTargetRowsDeleted"];
-    let Some(info) = commit.info() else { return false };
-    let Some(metrics) = info.operation_metrics.as_ref().filter(|_| info.operation.as_deref() == Some("MERGE")) else { return false };
-    let is_zero = |key: &&str| metrics.get(*key).is_some_and(|count| count.as_str() == Some("0") || count.as_i64() == Some(0));
+    const COUNTS: [&str; 3] = [
+        "numTargetRowsInserted",
+        "numTargetRowsUpdated",
+        "numTargetRowsDeleted",
+    ];
+    let Some(info) = commit.info() else {
+        return false;
+    };
+    let Some(metrics) = info
+        .operation_metrics
+        .as_ref()
+        .filter(|_| info.operation.as_deref() == Some("MERGE"))
+    else {
+        return false;
+    };
+    let is_zero = |key: &&str| {
+        metrics
+            .get(*key)
+            .is_some_and(|count| count.as_str() == Some("0") || count.as_i64() == Some(0))
+    };
     COUNTS.iter().all(is_zero)
 }
 
@@ -114,11 +163,16 @@ fn pair(adds: Vec<Add>, removes: Vec<Remove>) -> Vec<FileChange> {
     let mut changes = Vec::new();
     for add in adds {
         changes.push(match removed.remove(&add.path) {
-            Some(remove) => FileChange::Masked(remove, add),
+            Some(remove) => FileChange::Masked(Box::new((remove, add))),
             None => FileChange::Added(add),
         });
     }
-    changes.extend(order.iter().filter_map(|path| removed.remove(path)).map(FileChange::Removed));
+    changes.extend(
+        order
+            .iter()
+            .filter_map(|path| removed.remove(path))
+            .map(FileChange::Removed),
+    );
     changes
 }
 
@@ -132,16 +186,24 @@ struct KnownFiles<'a> {
 
 impl<'a> KnownFiles<'a> {
     fn new(table: &'a DeltaTable, since: i64) -> Self {
-        Self { table, since, in_range: HashMap::new(), before: None }
+        Self {
+            table,
+            since,
+            in_range: HashMap::new(),
+            before: None,
+        }
     }
 
     fn remember(&mut self, adds: Vec<Add>) {
-        self.in_range.extend(adds.into_iter().map(|add| (add.path.clone(), add)));
+        self.in_range
+            .extend(adds.into_iter().map(|add| (add.path.clone(), add)));
     }
 
     /// Fills in partition values and size of a remove that lacks them.
     async fn complete(&mut self, change: FileChange) -> Result<FileChange> {
-        let FileChange::Removed(mut remove) = change else { return Ok(change) };
+        let FileChange::Removed(mut remove) = change else {
+            return Ok(change);
+        };
         if remove.partition_values.is_some() && remove.size.is_some() {
             return Ok(FileChange::Removed(remove));
         }
@@ -164,12 +226,19 @@ impl<'a> KnownFiles<'a> {
             }
             self.before = Some(before);
         }
-        Ok(self.before.as_ref().and_then(|files| files.get(path)).cloned())
+        Ok(self
+            .before
+            .as_ref()
+            .and_then(|files| files.get(path))
+            .cloned())
     }
 }
 
 /// The rows that a file change inserts and deletes.
-async fn scan_files(table: &DeltaTable, change: FileChange) -> Result<Vec<(Add, RowMask, ChangeType)>> {
+async fn scan_files(
+    table: &DeltaTable,
+    change: FileChange,
+) -> Result<Vec<(Add, RowMask, ChangeType)>> {
     Ok(match change {
         FileChange::Added(add) => {
             let rows = RowMask::live(read_vector(table, add.deletion_vector.as_ref()).await?);
@@ -179,22 +248,39 @@ async fn scan_files(table: &DeltaTable, change: FileChange) -> Result<Vec<(Add, 
             let rows = RowMask::live(read_vector(table, remove.deletion_vector.as_ref()).await?);
             vec![(as_add(table, remove).await?, rows, ChangeType::Delete)]
         }
-        FileChange::Masked(remove, add) => {
+        FileChange::Masked(pair) => {
+            let (remove, add) = *pair;
             if remove.deletion_vector == add.deletion_vector {
                 return Ok(vec![]);
             }
-            let old = read_vector(table, remove.deletion_vector.as_ref()).await?.unwrap_or_default();
-            let new = read_vector(table, add.deletion_vector.as_ref()).await?.unwrap_or_default();
+            let old = read_vector(table, remove.deletion_vector.as_ref())
+                .await?
+                .unwrap_or_default();
+            let new = read_vector(table, add.deletion_vector.as_ref())
+                .await?
+                .unwrap_or_default();
             let (deleted, restored) = (&new - &old, &old - &new);
-            let changed = [(deleted, ChangeType::Delete), (restored, ChangeType::Insert)];
-            changed.into_iter().filter(|(rows, _)| !rows.is_empty()).map(|(rows, change_type)| (add.clone(), RowMask::Only(rows), change_type)).collect()
+            let changed = [
+                (deleted, ChangeType::Delete),
+                (restored, ChangeType::Insert),
+            ];
+            changed
+                .into_iter()
+                .filter(|(rows, _)| !rows.is_empty())
+                .map(|(rows, change_type)| (add.clone(), RowMask::Only(rows), change_type))
+                .collect()
         }
     })
 }
 
-async fn read_vector(table: &DeltaTable, descriptor: Option<&DeletionVectorDescriptor>) -> Result<Option<RoaringTreemap>> {
+async fn read_vector(
+    table: &DeltaTable,
+    descriptor: Option<&DeletionVectorDescriptor>,
+) -> Result<Option<RoaringTreemap>> {
     match descriptor {
-        Some(descriptor) => Ok(Some(deletion_vector::read(table.store().as_ref(), table.name(), descriptor).await?)),
+        Some(descriptor) => Ok(Some(
+            deletion_vector::read(table.store().as_ref(), table.name(), descriptor).await?,
+        )),
         None => Ok(None),
     }
 }
@@ -204,7 +290,10 @@ async fn as_add(table: &DeltaTable, remove: Remove) -> Result<Add> {
     let size = match remove.size {
         Some(size) => size,
         None => {
-            let meta = table.store().head(&decode_path(table.name(), &remove.path)?).await;
+            let meta = table
+                .store()
+                .head(&decode_path(table.name(), &remove.path)?)
+                .await;
             // a file that is gone is reported with its version by the caller
             meta.map_or(0, |meta| i64::try_from(meta.size).unwrap_or(i64::MAX))
         }
@@ -219,17 +308,39 @@ async fn as_add(table: &DeltaTable, remove: Remove) -> Result<Add> {
     })
 }
 
-fn data_file(add: Add, rows: RowMask, change_type: ChangeType, version: i64, timestamp: i64) -> ScanFile {
+fn data_file(
+    add: Add,
+    rows: RowMask,
+    change_type: ChangeType,
+    version: i64,
+    timestamp: i64,
+) -> ScanFile {
     let mut constants = vec![ScalarValue::from(change_type.as_str())];
     constants.extend(commit_constants(version, timestamp));
-    ScanFile { add, rows, constants }
+    ScanFile {
+        add,
+        rows,
+        constants,
+    }
 }
 
 fn change_file(file: AddCdcFile, version: i64, timestamp: i64) -> ScanFile {
-    let add = Add { path: file.path, partition_values: file.partition_values, size: file.size, ..Add::default() };
-    ScanFile { add, rows: RowMask::All, constants: commit_constants(version, timestamp) }
+    let add = Add {
+        path: file.path,
+        partition_values: file.partition_values,
+        size: file.size,
+        ..Add::default()
+    };
+    ScanFile {
+        add,
+        rows: RowMask::All,
+        constants: commit_constants(version, timestamp),
+    }
 }
 
 fn commit_constants(version: i64, timestamp: i64) -> Vec<ScalarValue> {
-    vec![ScalarValue::Int64(Some(version)), ScalarValue::TimestampMicrosecond(Some(timestamp), Some("UTC".into()))]
+    vec![
+        ScalarValue::Int64(Some(version)),
+        ScalarValue::TimestampMicrosecond(Some(timestamp), Some("UTC".into())),
+    ]
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, FieldRef, Schema};
+use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
 use datafusion::prelude::SessionContext;
-use datafusion::common::TableReference;
 use delta_kernel::engine::arrow_conversion::TryIntoKernel;
 use delta_kernel::schema::{StructField, StructType};
 
@@ -16,7 +16,9 @@ use crate::delta::actions::{Action, Metadata};
 use crate::delta::features::{check_writable, protocol_for, upgrade};
 use crate::delta::properties::CONSTRAINT_PREFIX;
 use crate::delta::snapshot::Snapshot;
-use crate::delta::transaction::{CommitOutcome, Operation, ReadSet, Transaction, checkpoint_if_due};
+use crate::delta::transaction::{
+    CommitOutcome, Operation, ReadSet, Transaction, checkpoint_if_due,
+};
 use crate::error::{Error, Result};
 use crate::sql::parser::TableChange;
 
@@ -41,19 +43,43 @@ const KNOWN: [&str; 17] = [
     "delta.targetFileSize",
 ];
 /// Those of them that are true or false.
-const FLAGS: [&str; 4] = ["delta.appendOnly", "delta.enableChangeDataFeed", "delta.enableDeletionVectors", "delta.enableInCommitTimestamps"];
+const FLAGS: [&str; 4] = [
+    "delta.appendOnly",
+    "delta.enableChangeDataFeed",
+    "delta.enableDeletionVectors",
+    "delta.enableInCommitTimestamps",
+];
 /// Those of them that are numbers.
-const NUMBERS: [&str; 3] = ["delta.checkpointInterval", "delta.dataSkippingNumIndexedCols", "delta.targetFileSize"];
+const NUMBERS: [&str; 3] = [
+    "delta.checkpointInterval",
+    "delta.dataSkippingNumIndexedCols",
+    "delta.targetFileSize",
+];
 
 /// Changes the table in one commit.
-pub(crate) async fn alter_table(ctx: &SessionContext, name: &TableReference, change: TableChange) -> Result<DataFrame> {
+pub(crate) async fn alter_table(
+    ctx: &SessionContext,
+    name: &TableReference,
+    change: TableChange,
+) -> Result<DataFrame> {
     let table = delta_table(ctx, name).await?;
     let snapshot = table.snapshot().await?;
-    check_writable(table.name(), snapshot.metadata(), snapshot.protocol(), snapshot.layout())?;
-    if let TableChange::AddConstraint { name: constraint, expression } = &change {
+    check_writable(
+        table.name(),
+        snapshot.metadata(),
+        snapshot.protocol(),
+        snapshot.layout(),
+    )?;
+    if let TableChange::AddConstraint {
+        name: constraint,
+        expression,
+    } = &change
+    {
         check_rows(ctx, name, constraint, expression).await?;
     }
-    let Some((metadata, operation)) = changed(&snapshot, change)? else { return nothing(ctx) };
+    let Some((metadata, operation)) = changed(&snapshot, change)? else {
+        return nothing(ctx);
+    };
     commit(&snapshot, metadata, operation).await?;
     nothing(ctx)
 }
@@ -64,15 +90,26 @@ pub(crate) async fn alter_table(ctx: &SessionContext, name: &TableReference, cha
 /// [`Error::Invalid`], naming the property and what is known.
 pub(super) fn check_properties(properties: &HashMap<String, String>) -> Result<()> {
     for (key, value) in properties {
-        let known = !key.starts_with("delta.") || key.starts_with(CONSTRAINT_PREFIX) || KNOWN.contains(&key.as_str());
+        let known = !key.starts_with("delta.")
+            || key.starts_with(CONSTRAINT_PREFIX)
+            || KNOWN.contains(&key.as_str());
         if !known {
-            return Err(Error::invalid(format!("the table property {key:?} is not one that this build honours; it knows {}", KNOWN.join(", "))));
+            return Err(Error::invalid(format!(
+                "the table property {key:?} is not one that this build honours; it knows {}",
+                KNOWN.join(", ")
+            )));
         }
-        if FLAGS.contains(&key.as_str()) && !["true", "false"].contains(&value.to_lowercase().as_str()) {
-            return Err(Error::invalid(format!("the table property {key:?} is true or false, not {value:?}")));
+        if FLAGS.contains(&key.as_str())
+            && !["true", "false"].contains(&value.to_lowercase().as_str())
+        {
+            return Err(Error::invalid(format!(
+                "the table property {key:?} is true or false, not {value:?}"
+            )));
         }
         if NUMBERS.contains(&key.as_str()) && value.parse::<i64>().is_err() {
-            return Err(Error::invalid(format!("the table property {key:?} is a number, not {value:?}")));
+            return Err(Error::invalid(format!(
+                "the table property {key:?} is a number, not {value:?}"
+            )));
         }
     }
     Ok(())
@@ -91,26 +128,52 @@ fn changed(snapshot: &Snapshot, change: TableChange) -> Result<Option<(Metadata,
         TableChange::UnsetProperties { keys, if_exists } => {
             for key in &keys {
                 if metadata.configuration.remove(key).is_none() && !if_exists {
-                    return Err(Error::invalid(format!("{} has no table property {key:?}; use UNSET TBLPROPERTIES IF EXISTS to ignore that", snapshot.table().name())));
+                    return Err(Error::invalid(format!(
+                        "{} has no table property {key:?}; use UNSET TBLPROPERTIES IF EXISTS to ignore that",
+                        snapshot.table().name()
+                    )));
                 }
             }
-            Operation::new("UNSET TBLPROPERTIES").with_parameter("properties", serde_json::to_string(&keys)?)
+            Operation::new("UNSET TBLPROPERTIES")
+                .with_parameter("properties", serde_json::to_string(&keys)?)
         }
-        TableChange::AddColumns { columns, if_not_exists } => {
-            let Some(schema) = with_columns(snapshot, columns, if_not_exists)? else { return Ok(None) };
+        TableChange::AddColumns {
+            columns,
+            if_not_exists,
+        } => {
+            let Some(schema) = with_columns(snapshot, columns, if_not_exists)? else {
+                return Ok(None);
+            };
             metadata.schema_string = serde_json::to_string(&schema)?;
             Operation::new("ADD COLUMNS")
         }
         TableChange::AddConstraint { name, expression } => {
             let key = format!("{CONSTRAINT_PREFIX}{name}");
-            if metadata.configuration.insert(key, expression.clone()).is_some() {
-                return Err(Error::invalid(format!("{} has a constraint {name} already; drop it first", snapshot.table().name())));
+            if metadata
+                .configuration
+                .insert(key, expression.clone())
+                .is_some()
+            {
+                return Err(Error::invalid(format!(
+                    "{} has a constraint {name} already; drop it first",
+                    snapshot.table().name()
+                )));
             }
-            Operation::new("ADD CONSTRAINT").with_parameter("name", name).with_parameter("expr", expression)
+            Operation::new("ADD CONSTRAINT")
+                .with_parameter("name", name)
+                .with_parameter("expr", expression)
         }
         TableChange::DropConstraint { name, if_exists } => {
-            if metadata.configuration.remove(&format!("{CONSTRAINT_PREFIX}{name}")).is_none() && !if_exists {
-                return Err(Error::invalid(format!("{} has no constraint {name}", snapshot.table().name())));
+            if metadata
+                .configuration
+                .remove(&format!("{CONSTRAINT_PREFIX}{name}"))
+                .is_none()
+                && !if_exists
+            {
+                return Err(Error::invalid(format!(
+                    "{} has no constraint {name}",
+                    snapshot.table().name()
+                )));
             }
             Operation::new("DROP CONSTRAINT").with_parameter("name", name)
         }
@@ -119,25 +182,47 @@ fn changed(snapshot: &Snapshot, change: TableChange) -> Result<Option<(Metadata,
 }
 
 /// The schema with the columns at its end; `None` if all are there already.
-fn with_columns(snapshot: &Snapshot, columns: Vec<FieldRef>, if_not_exists: bool) -> Result<Option<StructType>> {
+fn with_columns(
+    snapshot: &Snapshot,
+    columns: Vec<FieldRef>,
+    if_not_exists: bool,
+) -> Result<Option<StructType>> {
     let table = snapshot.table().name();
     if snapshot.layout().is_mapped() {
-        return Err(Error::UnsupportedFeature { table: table.into(), needs: "has column mapping, and this build does not add columns under it".into() });
+        return Err(Error::UnsupportedFeature {
+            table: table.into(),
+            needs: "has column mapping, and this build does not add columns under it".into(),
+        });
     }
     let present = snapshot.layout().kernel_schema();
     let mut added: Vec<FieldRef> = Vec::new();
     for column in columns {
-        if present.fields().any(|field| field.name().eq_ignore_ascii_case(column.name())) {
+        if present
+            .fields()
+            .any(|field| field.name().eq_ignore_ascii_case(column.name()))
+        {
             if if_not_exists {
                 continue;
             }
-            return Err(Error::invalid(format!("{table} has a column {:?} already", column.name())));
+            return Err(Error::invalid(format!(
+                "{table} has a column {:?} already",
+                column.name()
+            )));
         }
-        if added.iter().any(|field| field.name().eq_ignore_ascii_case(column.name())) {
-            return Err(Error::invalid(format!("the column {:?} is added twice", column.name())));
+        if added
+            .iter()
+            .any(|field| field.name().eq_ignore_ascii_case(column.name()))
+        {
+            return Err(Error::invalid(format!(
+                "the column {:?} is added twice",
+                column.name()
+            )));
         }
         if !column.is_nullable() {
-            return Err(Error::invalid(format!("column {:?}: a new column is NULL in the rows that are there, so it cannot be NOT NULL", column.name())));
+            return Err(Error::invalid(format!(
+                "column {:?}: a new column is NULL in the rows that are there, so it cannot be NOT NULL",
+                column.name()
+            )));
         }
         added.push(new_column(table, &column)?);
     }
@@ -151,13 +236,24 @@ fn with_columns(snapshot: &Snapshot, columns: Vec<FieldRef>, if_not_exists: bool
 }
 
 /// A constraint holds for every row from the start.
-async fn check_rows(ctx: &SessionContext, table: &TableReference, name: &str, expression: &str) -> Result<()> {
+async fn check_rows(
+    ctx: &SessionContext,
+    table: &TableReference,
+    name: &str,
+    expression: &str,
+) -> Result<()> {
     let rows = ctx.table(table.clone()).await?;
     let condition = rows.parse_sql_expr(expression)?;
-    let broken = rows.filter(condition.is_not_true())?.limit(0, Some(1))?.collect().await?;
+    let broken = rows
+        .filter(condition.is_not_true())?
+        .limit(0, Some(1))?
+        .collect()
+        .await?;
     if broken.iter().any(|batch| batch.num_rows() > 0) {
         let row = arrow::util::pretty::pretty_format_batches(&broken)?;
-        return Err(Error::invalid(format!("CHECK constraint {name} ({expression}) does not hold for the rows of {table}, for example\n{row}")));
+        return Err(Error::invalid(format!(
+            "CHECK constraint {name} ({expression}) does not hold for the rows of {table}, for example\n{row}"
+        )));
     }
     Ok(())
 }
@@ -169,7 +265,13 @@ async fn commit(snapshot: &Arc<Snapshot>, metadata: Metadata, operation: Operati
         actions.push(Action::Protocol(protocol));
     }
     let table = snapshot.table().clone();
-    let transaction = Transaction { table: table.clone(), base: Some(Arc::clone(snapshot)), operation, actions, reads: ReadSet::Table };
+    let transaction = Transaction {
+        table: table.clone(),
+        base: Some(Arc::clone(snapshot)),
+        operation,
+        actions,
+        reads: ReadSet::Table,
+    };
     match transaction.commit().await? {
         CommitOutcome::Committed(version) => {
             checkpoint_if_due(&table, version).await;

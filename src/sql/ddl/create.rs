@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, FieldRef};
+use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, cast};
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
-use datafusion::common::TableReference;
 
 use super::{logical_plan, nothing};
 use crate::delta::DeltaTable;
@@ -20,8 +20,8 @@ use crate::delta::features::{check_writable, upgrade};
 use crate::delta::snapshot::Snapshot;
 use crate::delta::transaction::{Operation, ReadSet};
 use crate::error::{Error, Result};
-use crate::merge::{CommitExec, CommitPlan, Constraints, Removal};
 use crate::merge::row_format::RowFormat;
+use crate::merge::{CommitExec, CommitPlan, Constraints, Removal};
 use crate::sql::catalog::WarehouseSchema;
 use crate::sql::delta_table::DeltaTableProvider;
 use crate::sql::parser::CreateTable;
@@ -30,10 +30,17 @@ use super::alter::check_properties;
 
 /// Creates or replaces the table, and fills it if there is a query.
 pub(crate) async fn create_table(ctx: &SessionContext, create: CreateTable) -> Result<DataFrame> {
-    let name = create.name.clone().ok_or_else(|| Error::internal("CREATE TABLE without a name"))?;
+    let name = create
+        .name
+        .clone()
+        .ok_or_else(|| Error::internal("CREATE TABLE without a name"))?;
     check_properties(&create.properties)?;
     let place = Place::find(ctx, &name, create.location.as_deref())?;
-    let base = if place.table.exists().await? { Some(place.table.snapshot().await?) } else { None };
+    let base = if place.table.exists().await? {
+        Some(place.table.snapshot().await?)
+    } else {
+        None
+    };
     if base.is_some() && create.if_not_exists {
         place.register(ctx, &name).await?;
         return nothing(ctx);
@@ -63,26 +70,50 @@ impl Place {
     fn find(ctx: &SessionContext, name: &TableReference, location: Option<&str>) -> Result<Self> {
         if let Some(location) = location {
             let table = DeltaTable::new(name.table(), location, HashMap::new())?;
-            return Ok(Self { table, external: true });
+            return Ok(Self {
+                table,
+                external: true,
+            });
         }
         let catalog_options = &ctx.state().config_options().catalog.clone();
-        let resolved = name.clone().resolve(&catalog_options.default_catalog, &catalog_options.default_schema);
-        let catalog = ctx.catalog(&resolved.catalog).ok_or_else(|| Error::invalid(format!("there is no catalog {:?}", resolved.catalog)))?;
-        let schema = catalog.schema(&resolved.schema).ok_or_else(|| Error::invalid(format!("there is no schema {:?}; CREATE SCHEMA makes one", resolved.schema)))?;
+        let resolved = name.clone().resolve(
+            &catalog_options.default_catalog,
+            &catalog_options.default_schema,
+        );
+        let catalog = ctx
+            .catalog(&resolved.catalog)
+            .ok_or_else(|| Error::invalid(format!("there is no catalog {:?}", resolved.catalog)))?;
+        let schema = catalog.schema(&resolved.schema).ok_or_else(|| {
+            Error::invalid(format!(
+                "there is no schema {:?}; CREATE SCHEMA makes one",
+                resolved.schema
+            ))
+        })?;
         let any: &dyn Any = schema.as_ref();
-        let warehouse = any.downcast_ref::<WarehouseSchema>().ok_or_else(|| Error::invalid(format!("{}.{} is not a warehouse; say where the table shall be with LOCATION '…'", resolved.catalog, resolved.schema)))?;
+        let warehouse = any.downcast_ref::<WarehouseSchema>().ok_or_else(|| {
+            Error::invalid(format!(
+                "{}.{} is not a warehouse; say where the table shall be with LOCATION '…'",
+                resolved.catalog, resolved.schema
+            ))
+        })?;
         let folder = warehouse.table_folder(&resolved.table)?;
         if schema.table_exist(&resolved.table) && !folder.join("_delta_log").is_dir() {
             return Err(Error::TableExists(name.to_string()));
         }
         warehouse.forget(&resolved.table);
-        Ok(Self { table: warehouse.delta_table(&resolved.table)?, external: false })
+        Ok(Self {
+            table: warehouse.delta_table(&resolved.table)?,
+            external: false,
+        })
     }
 
     async fn register(&self, ctx: &SessionContext, name: &TableReference) -> Result<()> {
         if self.external {
             ctx.deregister_table(name.clone())?;
-            ctx.register_table(name.clone(), Arc::new(DeltaTableProvider::try_new(self.table.clone()).await?))?;
+            ctx.register_table(
+                name.clone(),
+                Arc::new(DeltaTableProvider::try_new(self.table.clone()).await?),
+            )?;
         }
         Ok(())
     }
@@ -97,9 +128,18 @@ impl Place {
     }
 }
 
-async fn write(ctx: &SessionContext, name: &TableReference, create: CreateTable, place: &Place, base: Option<Arc<Snapshot>>) -> Result<()> {
+async fn write(
+    ctx: &SessionContext,
+    name: &TableReference,
+    create: CreateTable,
+    place: &Place,
+    base: Option<Arc<Snapshot>>,
+) -> Result<()> {
     let query = match create.query {
-        Some(tokens) => Some(DataFrame::new(ctx.state(), logical_plan(ctx, tokens).await?)),
+        Some(tokens) => Some(DataFrame::new(
+            ctx.state(),
+            logical_plan(ctx, tokens).await?,
+        )),
         None => None,
     };
     let columns = columns(name.table(), create.columns, query.as_ref())?;
@@ -110,7 +150,10 @@ async fn write(ctx: &SessionContext, name: &TableReference, create: CreateTable,
         properties: create.properties,
         comment: create.comment,
     };
-    let (metadata, protocol) = definition.actions(name.table(), base.as_ref().map(|base| base.metadata().id.clone()))?;
+    let (metadata, protocol) = definition.actions(
+        name.table(),
+        base.as_ref().map(|base| base.metadata().id.clone()),
+    )?;
     if let Ok(folder) = place.table.location().to_file_path() {
         std::fs::create_dir_all(folder)?;
     }
@@ -126,47 +169,113 @@ async fn write(ctx: &SessionContext, name: &TableReference, create: CreateTable,
 }
 
 /// The declared columns, or the query's; a query under declared columns must have as many.
-fn columns(table: &str, declared: Vec<FieldRef>, query: Option<&DataFrame>) -> Result<Vec<FieldRef>> {
-    let Some(query) = query else { return Ok(declared) };
+fn columns(
+    table: &str,
+    declared: Vec<FieldRef>,
+    query: Option<&DataFrame>,
+) -> Result<Vec<FieldRef>> {
+    let Some(query) = query else {
+        return Ok(declared);
+    };
     let selected = query.schema().fields();
     if declared.is_empty() {
-        let nullable = |field: &FieldRef| Arc::new(Field::new(field.name(), field.data_type().clone(), true));
+        let nullable =
+            |field: &FieldRef| Arc::new(Field::new(field.name(), field.data_type().clone(), true));
         return Ok(selected.iter().map(nullable).collect());
     }
     if declared.len() != selected.len() {
-        return Err(Error::invalid(format!("table {table} declares {} columns and its query has {}", declared.len(), selected.len())));
+        return Err(Error::invalid(format!(
+            "table {table} declares {} columns and its query has {}",
+            declared.len(),
+            selected.len()
+        )));
     }
     Ok(declared)
 }
 
 /// The query's rows in the table's types, or none.
-async fn rows(table: &DeltaTable, metadata: &Metadata, protocol: &Protocol, query: Option<DataFrame>) -> Result<Arc<dyn ExecutionPlan>> {
+async fn rows(
+    table: &DeltaTable,
+    metadata: &Metadata,
+    protocol: &Protocol,
+    query: Option<DataFrame>,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let target = write_target(table, metadata, protocol)?;
     let schema = target.layout.schema();
-    let Some(query) = query else { return Ok(Arc::new(EmptyExec::new(Arc::clone(schema)))) };
-    let selected: Vec<Expr> = query.schema().iter().map(|(qualifier, field)| Expr::Column(datafusion::common::Column::new(qualifier.cloned(), field.name()))).collect();
-    let casts = selected.into_iter().zip(schema.fields()).map(|(column, field)| cast(column, field.data_type().clone()).alias(field.name()));
-    Ok(query.select(casts.collect::<Vec<_>>())?.create_physical_plan().await?)
+    let Some(query) = query else {
+        return Ok(Arc::new(EmptyExec::new(Arc::clone(schema))));
+    };
+    let selected: Vec<Expr> = query
+        .schema()
+        .iter()
+        .map(|(qualifier, field)| {
+            Expr::Column(datafusion::common::Column::new(
+                qualifier.cloned(),
+                field.name(),
+            ))
+        })
+        .collect();
+    let casts = selected
+        .into_iter()
+        .zip(schema.fields())
+        .map(|(column, field)| cast(column, field.data_type().clone()).alias(field.name()));
+    Ok(query
+        .select(casts.collect::<Vec<_>>())?
+        .create_physical_plan()
+        .await?)
 }
 
-fn commit_plan(ctx: &SessionContext, place: &Place, metadata: Metadata, protocol: Protocol, base: Option<Arc<Snapshot>>, query: bool) -> Result<CommitPlan> {
+fn commit_plan(
+    ctx: &SessionContext,
+    place: &Place,
+    metadata: Metadata,
+    protocol: Protocol,
+    base: Option<Arc<Snapshot>>,
+    query: bool,
+) -> Result<CommitPlan> {
     let session = Arc::new(ctx.state());
     let protocol = match &base {
-        Some(base) => upgrade(base.protocol(), &protocol).unwrap_or_else(|| base.protocol().clone()),
+        Some(base) => {
+            upgrade(base.protocol(), &protocol).unwrap_or_else(|| base.protocol().clone())
+        }
         None => protocol,
     };
     let target = write_target(&place.table, &metadata, &protocol)?;
     check_writable(place.table.name(), &metadata, &protocol, &target.layout)?;
     let constraints = Constraints::try_new(&target, &session)?;
-    let verb = if base.is_some() { "CREATE OR REPLACE TABLE" } else { "CREATE TABLE" };
-    let operation = Operation::new(&if query { format!("{verb} AS SELECT") } else { verb.to_owned() })
-        .with_parameter("partitionBy", serde_json::to_string(&metadata.partition_columns)?)
-        .with_parameter("properties", serde_json::to_string(&metadata.configuration)?);
+    let verb = if base.is_some() {
+        "CREATE OR REPLACE TABLE"
+    } else {
+        "CREATE TABLE"
+    };
+    let operation = Operation::new(&if query {
+        format!("{verb} AS SELECT")
+    } else {
+        verb.to_owned()
+    })
+    .with_parameter(
+        "partitionBy",
+        serde_json::to_string(&metadata.partition_columns)?,
+    )
+    .with_parameter(
+        "properties",
+        serde_json::to_string(&metadata.configuration)?,
+    );
     Ok(CommitPlan {
         prelude: vec![Action::Protocol(protocol), Action::Metadata(metadata)],
-        removal: if base.is_some() { Removal::All } else { Removal::Marked },
+        removal: if base.is_some() {
+            Removal::All
+        } else {
+            Removal::Marked
+        },
         base,
-        write: crate::merge::WriteSpec { target, format: RowFormat::Inserts, constraints, change_rows: false, unique_matches: true },
+        write: crate::merge::WriteSpec {
+            target,
+            format: RowFormat::Inserts,
+            constraints,
+            change_rows: false,
+            unique_matches: true,
+        },
         scanned: Arc::default(),
         operation,
         reads: ReadSet::Table,
@@ -178,4 +287,3 @@ fn commit_plan(ctx: &SessionContext, place: &Place, metadata: Metadata, protocol
 pub(super) fn new_column(table: &str, field: &FieldRef) -> Result<FieldRef> {
     delta_field(table, field)
 }
-

@@ -1,0 +1,357 @@
+//! The logical plan of a MERGE's row changes: one join, one clause number for each row, and the new values by it.
+//!
+//! ```text
+//!  Projection   action, file, row, new values [, old values]
+//!   └ Projection   new and old values by the clause number
+//!     └ Filter       rows that a clause applies to, or that may not be matched twice
+//!       └ Projection   the clause number, computed once
+//!         └ Join         source with target, of the kind that the clauses need
+//! ```
+
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use datafusion::catalog::default_table_source::provider_as_source;
+use datafusion::common::{Column, DFSchema, ScalarValue, TableReference};
+use datafusion::logical_expr::conditional_expressions::CaseBuilder;
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, cast, col, lit, when,
+};
+
+use super::clause::{ClauseAction, ClauseKind, Clauses};
+use super::planner::MergeStatement;
+use super::relation::{SourceRelation, TargetRelation};
+use super::row_format::{ACTION, FILE, ROW, RowAction, RowFormat, new_name, old_name};
+use crate::delta::layout::TableLayout;
+use crate::error::{Error, Result};
+
+/// The clause that applies to a row; NULL for none.
+const CLAUSE: &str = "__clause";
+/// True in every row of the source, so that NULL says "no source row".
+const SOURCE: &str = "__source";
+/// The name of the source's scan, before its columns get their qualifiers back.
+const SOURCE_SCAN: &str = "__merge_source";
+/// Which sides of the join its rows have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    matched: bool,
+    by_target: bool,
+    by_source: bool,
+}
+
+impl Shape {
+    pub(super) fn new(clauses: &Clauses) -> Self {
+        Self {
+            matched: clauses.any(ClauseKind::Matched),
+            by_target: clauses.any(ClauseKind::NotMatchedByTarget),
+            by_source: clauses.any(ClauseKind::NotMatchedBySource),
+        }
+    }
+
+    /// The source is the left side, the one that a hash join builds from.
+    fn join_type(self) -> JoinType {
+        match (self.matched, self.by_target, self.by_source) {
+            (true, false, false) => JoinType::Inner,
+            (true, true, false) => JoinType::Left,
+            (false, true, false) => JoinType::LeftAnti,
+            (true, false, true) => JoinType::Right,
+            (false, false, _) => JoinType::RightAnti,
+            (_, true, true) => JoinType::Full,
+        }
+    }
+
+    /// Target rows without a partner are of no interest.
+    pub(super) fn prunes_target(self) -> bool {
+        !self.by_source
+    }
+
+    fn has_source(self) -> bool {
+        self.join_type() != JoinType::RightAnti
+    }
+
+    fn has_target(self) -> bool {
+        self.join_type() != JoinType::LeftAnti
+    }
+}
+
+/// Builds the plan of a statement's row changes.
+pub(super) struct RowPlanner<'a> {
+    pub statement: &'a MergeStatement,
+    pub layout: &'a TableLayout,
+    pub clauses: &'a Clauses,
+    pub shape: Shape,
+    pub format: RowFormat,
+}
+
+impl RowPlanner<'_> {
+    /// The row changes in the columns of `format`.
+    pub(super) fn logical(
+        &self,
+        target: TargetRelation,
+        source: SourceRelation,
+    ) -> Result<LogicalPlan> {
+        let source =
+            LogicalPlanBuilder::scan(SOURCE_SCAN, provider_as_source(Arc::new(source)), None)?
+                .project(self.source_columns())?
+                .build()?;
+        let target = LogicalPlanBuilder::scan(
+            self.target_name(),
+            provider_as_source(Arc::new(target)),
+            None,
+        )?
+        .build()?;
+        let joined = LogicalPlanBuilder::from(source).join_on(
+            target,
+            self.shape.join_type(),
+            [self.statement.on.clone()],
+        )?;
+        // the clause number is computed once, here; everything after refers to it
+        let numbered = joined.project(
+            self.all_columns()
+                .into_iter()
+                .chain([self.clause_number()?.alias(CLAUSE)]),
+        )?;
+        let relevant = numbered.filter(self.relevant())?;
+        let values = relevant.project(self.values()?)?;
+        Ok(values.project(self.actions()?)?.build()?)
+    }
+
+    fn width(&self) -> usize {
+        self.layout.schema().fields().len()
+    }
+
+    fn target_name(&self) -> TableReference {
+        let (qualifier, _) = self.statement.schema.qualified_field(0);
+        qualifier
+            .cloned()
+            .unwrap_or_else(|| TableReference::bare("__target"))
+    }
+
+    fn schema(&self) -> &DFSchema {
+        &self.statement.schema
+    }
+
+    fn column(&self, index: usize) -> Expr {
+        let (qualifier, field) = self.schema().qualified_field(index);
+        Expr::Column(Column::new(qualifier.cloned(), field.name()))
+    }
+
+    fn control(&self, name: &str) -> Expr {
+        col(Column::new(Some(self.target_name()), name))
+    }
+
+    /// The source's columns with the qualifiers that the statement knows, and the mark that tells its rows.
+    fn source_columns(&self) -> Vec<Expr> {
+        let columns = (self.width()..self.schema().fields().len()).map(|index| {
+            let (qualifier, field) = self.schema().qualified_field(index);
+            col(Column::new(Some(SOURCE_SCAN), field.name()))
+                .alias_qualified(qualifier.cloned(), field.name())
+        });
+        columns.chain([lit(true).alias(SOURCE)]).collect()
+    }
+
+    fn all_columns(&self) -> Vec<Expr> {
+        let mut columns = Vec::new();
+        if self.shape.has_target() {
+            columns.extend((0..self.width()).map(|index| self.column(index)));
+            columns.extend([self.control(FILE), self.control(ROW)]);
+        }
+        if self.shape.has_source() {
+            columns.extend(
+                (self.width()..self.schema().fields().len()).map(|index| self.column(index)),
+            );
+            columns.push(col(SOURCE));
+        }
+        columns
+    }
+
+    fn in_target(&self) -> Expr {
+        if self.shape.has_target() {
+            self.control(ROW).is_not_null()
+        } else {
+            lit(false)
+        }
+    }
+
+    fn in_source(&self) -> Expr {
+        if self.shape.has_source() {
+            col(SOURCE).is_not_null()
+        } else {
+            lit(false)
+        }
+    }
+
+    fn clause_number(&self) -> Result<Expr> {
+        let numbered = self.clauses.iter().map(|(number, clause)| {
+            let side = match clause.kind {
+                ClauseKind::Matched => self.in_target().and(self.in_source()),
+                ClauseKind::NotMatchedByTarget => self.in_target().is_not_true(),
+                ClauseKind::NotMatchedBySource => self.in_source().is_not_true(),
+            };
+            let applies = clause.condition.iter().cloned().fold(side, Expr::and);
+            Ok((
+                applies,
+                lit(i32::try_from(number).map_err(Error::internal)?),
+            ))
+        });
+        Ok(case(numbered.collect::<Result<Vec<_>>>()?, None)?)
+    }
+
+    /// Rows that a clause applies to, and matched rows that may not be matched twice.
+    fn relevant(&self) -> Expr {
+        let applied = col(CLAUSE).is_not_null();
+        if self.clauses.unique_matches() {
+            applied.or(self.in_target().and(self.in_source()))
+        } else {
+            applied
+        }
+    }
+
+    /// Clause, address, new values, old values as far as they are needed.
+    fn values(&self) -> Result<Vec<Expr>> {
+        let mut columns = vec![col(CLAUSE)];
+        if self.shape.has_target() {
+            columns.extend([self.control(FILE).alias(FILE), self.control(ROW).alias(ROW)]);
+        } else {
+            columns.push(cast(lit(ScalarValue::Null), DataType::UInt32).alias(FILE));
+            columns.push(cast(lit(ScalarValue::Null), DataType::Int64).alias(ROW));
+        }
+        if self.format.has_new_values() {
+            for index in 0..self.width() {
+                columns.push(self.new_value(index)?.alias(new_name(index)));
+            }
+        }
+        let compared = self.compared();
+        for index in (0..self.width())
+            .filter(|index| self.format.has_old_values() || compared.contains(index))
+        {
+            columns.push(self.old_value(index).alias(old_name(index)));
+        }
+        Ok(columns)
+    }
+
+    fn old_value(&self, index: usize) -> Expr {
+        if self.shape.has_target() {
+            self.column(index)
+        } else {
+            cast(
+                lit(ScalarValue::Null),
+                self.schema().field(index).data_type().clone(),
+            )
+        }
+    }
+
+    fn new_value(&self, index: usize) -> Result<Expr> {
+        let data_type = self.schema().field(index).data_type().clone();
+        let mut by_clause = Vec::new();
+        for (number, clause) in self.clauses.iter() {
+            let assigned = |values: &[(usize, Expr)]| {
+                values
+                    .iter()
+                    .find(|(column, _)| *column == index)
+                    .map(|(_, value)| value.clone())
+            };
+            let value = match &clause.action {
+                ClauseAction::Update(values) => assigned(values),
+                ClauseAction::Insert(values) => {
+                    Some(assigned(values).unwrap_or_else(|| lit(ScalarValue::Null)))
+                }
+                ClauseAction::Delete => None,
+            };
+            if let Some(value) = value {
+                by_clause.push((
+                    col(CLAUSE).eq(lit(i32::try_from(number).unwrap_or(i32::MAX))),
+                    cast(value, data_type.clone()),
+                ));
+            }
+        }
+        Ok(cast(
+            case(by_clause, Some(self.old_value(index)))?,
+            data_type,
+        ))
+    }
+
+    /// The columns that an update assigns and whose values can be compared: a row that an update leaves identical is not touched.
+    fn compared(&self) -> Vec<usize> {
+        (0..self.width())
+            .filter(|index| {
+                self.is_assigned(*index) && is_comparable(self.schema().field(*index).data_type())
+            })
+            .collect()
+    }
+
+    fn is_assigned(&self, index: usize) -> bool {
+        self.clauses.iter().any(|(_, clause)| matches!(&clause.action, ClauseAction::Update(values) if values.iter().any(|(column, _)| *column == index)))
+    }
+
+    fn actions(&self) -> Result<Vec<Expr>> {
+        let mut columns = vec![self.action()?.alias(ACTION), col(FILE), col(ROW)];
+        if self.format.has_new_values() {
+            columns.extend((0..self.width()).map(|index| col(new_name(index))));
+        }
+        if self.format.has_old_values() {
+            columns.extend((0..self.width()).map(|index| col(old_name(index))));
+        }
+        Ok(columns)
+    }
+
+    fn action(&self) -> Result<Expr> {
+        let compared = self.compared();
+        let all_compared = (0..self.width())
+            .filter(|index| self.is_assigned(*index))
+            .all(|index| compared.contains(&index));
+        let differs = compared
+            .iter()
+            .map(|index| distinct(col(new_name(*index)), col(old_name(*index))))
+            .reduce(Expr::or);
+        let by_clause = self.clauses.iter().map(|(number, clause)| {
+            let action = match &clause.action {
+                ClauseAction::Delete => RowAction::Delete.literal(),
+                ClauseAction::Insert(_) => RowAction::Insert.literal(),
+                ClauseAction::Update(_) => match differs.clone().filter(|_| all_compared) {
+                    Some(differs) => when(differs, RowAction::Update.literal())
+                        .otherwise(RowAction::Keep.literal())?,
+                    None => RowAction::Update.literal(),
+                },
+            };
+            Ok((
+                col(CLAUSE).eq(lit(i32::try_from(number).unwrap_or(i32::MAX))),
+                action,
+            ))
+        });
+        Ok(case(
+            by_clause.collect::<Result<Vec<_>>>()?,
+            Some(RowAction::Keep.literal()),
+        )?)
+    }
+}
+
+/// `CASE WHEN … THEN … [ELSE …] END`; the default alone where there is no branch.
+fn case(branches: Vec<(Expr, Expr)>, default: Option<Expr>) -> datafusion::error::Result<Expr> {
+    let mut builder: Option<CaseBuilder> = None;
+    for (condition, value) in branches {
+        builder = Some(match builder {
+            None => when(condition, value),
+            Some(mut builder) => builder.when(condition, value),
+        });
+    }
+    match (builder, default) {
+        (Some(mut builder), Some(default)) => builder.otherwise(default),
+        (Some(builder), None) => builder.end(),
+        (None, default) => Ok(default.unwrap_or_else(|| lit(ScalarValue::Null))),
+    }
+}
+
+/// `left IS DISTINCT FROM right`.
+pub(crate) fn distinct(left: Expr, right: Expr) -> Expr {
+    Expr::BinaryExpr(BinaryExpr::new(
+        Box::new(left),
+        Operator::IsDistinctFrom,
+        Box::new(right),
+    ))
+}
+
+/// Whether `IS DISTINCT FROM` is defined for the type.
+pub(crate) fn is_comparable(data_type: &DataType) -> bool {
+    !data_type.is_nested()
+}
