@@ -1,4 +1,29 @@
-//! Alluvial: a change-data engine for lakehouses, on Apache DataFusion.
+//! Alluvial: a change-data engine for lakehouses, an extension of [Apache DataFusion](datafusion).
+//!
+//! It answers one question for every kind of source, "what changed since version N?", and keeps Delta tables equal to their
+//! sources, deletes included.
+//!
+//! ```text
+//!                                        ┌─ SELECT … FROM table_changes('t', 41)
+//!  Delta table ── ChangeSource ── change relation
+//!                 resolve()     _change_type       └─ MERGE INTO target USING table_changes(…) … ── one Delta commit
+//!                 changes()     _commit_version
+//! ```
+//!
+//! Begin with [`sql::SessionContextExt::register_alluvial`] in an application that has a `SessionContext`, or with
+//! [`sql::SessionBuilder`] for a session on a warehouse folder.
+//!
+//! # Architecture, as invariants
+//!
+//! - Layers: `shell -> sql -> merge, source -> delta -> change -> error`. An arrow may be followed, never walked back.
+//! - [`change`] does no I/O: it is the vocabulary, and plans over change relations.
+//! - Only `source` knows where changes come from. `merge` and `source` never meet: what joins them is a relation.
+//! - Only [`delta`] reads or writes `_delta_log`, and data files are written before the commit that names them.
+//! - Only [`sql`] offers DataFusion's planning traits to sessions. `merge` has table providers of its own, for the two sides of
+//!   its joins and for the rows of UPDATE and DELETE, that no session ever sees by name.
+//! - Planning has no side effects: EXPLAIN plans everything and writes nothing. `CREATE` and `ALTER TABLE` are no plans and act at
+//!   once.
+//! - Operators talk in record batches only.
 #![cfg_attr(
     test,
     allow(

@@ -1,8 +1,10 @@
 //! The vocabulary of changes, shared by every source and every consumer. No I/O happens here.
 
+mod net;
 mod range;
 mod schema;
 
+pub(crate) use net::{distinct, net_changes, with_metadata};
 pub use range::{Bound, BoundKind, ChangeBounds, ChangeRange, VersionClock};
 pub use schema::{
     CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, change_columns, change_schema,

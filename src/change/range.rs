@@ -101,7 +101,7 @@ impl ChangeBounds {
         };
         let until = match self.until {
             None => current,
-            Some(Bound::Timestamp(micros)) => clock.at_or_before(micros),
+            Some(Bound::Timestamp(micros)) => check_until_time(clock, since, micros)?,
             Some(Bound::Version(version)) => check_until(clock, since, version)?,
             Some(Bound::Beginning | Bound::Earliest) => {
                 return Err(Error::InvalidRange("until_version must be a version or a timestamp; leave it out to read up to the current version".into()));
@@ -134,7 +134,30 @@ fn check_since(clock: &dyn VersionClock, version: i64) -> Result<i64> {
     Ok(version)
 }
 
+/// A time at which nothing newer than `since` had been committed.
+fn check_until_time(clock: &dyn VersionClock, since: i64, micros: i64) -> Result<i64> {
+    let until = clock.at_or_before(micros);
+    if until < since {
+        let at = if until < 0 {
+            "before the first version".into()
+        } else {
+            format!("at version {until}")
+        };
+        return Err(Error::InvalidRange(format!(
+            "until_timestamp lies {at}, which is not above since_version {since} (since < version <= until); \
+             give a later timestamp"
+        )));
+    }
+    Ok(until)
+}
+
 fn check_until(clock: &dyn VersionClock, since: i64, until: i64) -> Result<i64> {
+    if until < 0 {
+        return Err(Error::InvalidRange(format!(
+            "until_version {until} is not a version of {}; versions start at 0",
+            clock.table()
+        )));
+    }
     if until <= since {
         return Err(Error::InvalidRange(format!(
             "until_version {until} must be above since_version {since}, because the lower bound is exclusive (since < version <= until); \
@@ -201,6 +224,16 @@ mod tests {
             Bound::Version(-2),
             None,
             Err("since_version -2 is not a version"),
+        );
+        check(
+            Bound::Version(3),
+            Some(Bound::Version(i64::MIN)),
+            Err("until_version -9223372036854775808 is not a version"),
+        );
+        check(
+            Bound::Version(3),
+            Some(Bound::Timestamp(-1)),
+            Err("until_timestamp lies at version 0"),
         );
         check(
             Bound::Version(3),

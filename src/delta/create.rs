@@ -17,6 +17,7 @@ use super::properties::{
     ENABLE_CHANGE_DATA_FEED, ENABLE_DELETION_VECTORS, PRIMARY_KEY, TableProperties,
 };
 use super::table::DeltaTable;
+use crate::change::refuse_reserved_columns;
 use crate::error::{Error, Result};
 
 /// A table as it is to be.
@@ -85,6 +86,13 @@ impl TableDefinition {
             return Err(Error::invalid(format!(
                 "table {table} has no columns; name at least one, as in CREATE TABLE {table} (id BIGINT)"
             )));
+        }
+        if self
+            .properties
+            .get(ENABLE_CHANGE_DATA_FEED)
+            .is_none_or(|value| value != "false")
+        {
+            refuse_reserved_columns(table, &Schema::new(self.columns.clone()))?;
         }
         let mut seen = HashMap::new();
         for field in &self.columns {

@@ -20,6 +20,7 @@ use super::layout::TableLayout;
 use super::properties::TableProperties;
 use super::relabel::relabel_array;
 use super::snapshot::Snapshot;
+use super::stats::without_rounded;
 use super::table::DeltaTable;
 use crate::change::CHANGE_TYPE;
 use crate::error::{Error, Result};
@@ -49,6 +50,7 @@ impl From<&Snapshot> for WriteTarget {
 pub(crate) struct DataFileWriter {
     writer: DeltaWriter,
     schema: SchemaRef,
+    layout: Arc<TableLayout>,
 }
 
 impl DataFileWriter {
@@ -58,6 +60,7 @@ impl DataFileWriter {
         Self {
             writer: DeltaWriter::new(target.table.store(), writer_config(target, &schema)),
             schema,
+            layout: Arc::clone(&target.layout),
         }
     }
 
@@ -71,13 +74,19 @@ impl DataFileWriter {
 
     /// Finishes the files; none is written for no rows.
     pub(crate) async fn close(self) -> Result<Vec<Add>> {
-        Ok(self
-            .writer
-            .close()
-            .await?
-            .into_iter()
-            .map(add_action)
-            .collect())
+        let written = self.writer.close().await?.into_iter().map(add_action);
+        let exact = |add: Add| match add
+            .stats
+            .as_deref()
+            .and_then(|stats| without_rounded(stats, &self.layout))
+        {
+            Some(stats) => Add {
+                stats: Some(stats),
+                ..add
+            },
+            None => add,
+        };
+        Ok(written.map(exact).collect())
     }
 }
 

@@ -3,13 +3,10 @@
 //! Row positions are file-wide. A file of vectors is a version byte, then for each vector its size (big-endian), the magic
 //! number and the 64-bit Roaring bitmap (little-endian), and a CRC-32 (big-endian).
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use delta_kernel::actions::deletion_vector_writer::{
     KernelDeletionVector, StreamingDeletionVectorWriter,
 };
-use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
@@ -17,64 +14,42 @@ use roaring::RoaringTreemap;
 use uuid::Uuid;
 
 use super::actions::DeletionVectorDescriptor;
+use super::table::DeltaTable;
 use crate::error::{Error, Result};
 
-/// How many deletion vectors are fetched at once.
-const CONCURRENT_READS: usize = 64;
 /// The magic number of the portable 64-bit Roaring format.
 const MAGIC: u32 = 1_681_511_377;
 /// Bytes of the UUID that ends a relative path, in Z85.
 const UUID_CHARACTERS: usize = 20;
-
-/// Reads the deletion vectors of several files at once; the result is in the order of `descriptors`.
-pub(crate) async fn read_all(
-    store: &Arc<dyn ObjectStore>,
-    table: &str,
-    descriptors: Vec<Option<DeletionVectorDescriptor>>,
-) -> Result<Vec<Option<RoaringTreemap>>> {
-    futures::stream::iter(descriptors)
-        .map(|descriptor| {
-            let (store, table) = (Arc::clone(store), table.to_owned());
-            async move {
-                match descriptor {
-                    Some(descriptor) => read(store.as_ref(), &table, &descriptor).await.map(Some),
-                    None => Ok(None),
-                }
-            }
-        })
-        .buffered(CONCURRENT_READS)
-        .try_collect()
-        .await
-}
 
 /// Reads one deletion vector.
 ///
 /// # Errors
 /// [`Error::DamagedLog`] when the bytes are not what the descriptor says.
 pub(crate) async fn read(
-    store: &dyn ObjectStore,
-    table: &str,
+    table: &DeltaTable,
     descriptor: &DeletionVectorDescriptor,
 ) -> Result<RoaringTreemap> {
     let damaged = |detail: String| Error::DamagedLog {
-        table: table.into(),
+        table: table.name().into(),
         detail,
     };
-    let size = u64::try_from(descriptor.size_in_bytes)
-        .map_err(|_| damaged(format!("deletion vector size {}", descriptor.size_in_bytes)))?;
     let bytes = match descriptor.storage_type.as_str() {
         "i" => Bytes::from(
             z85::decode(&descriptor.path_or_inline_dv)
                 .map_err(|error| damaged(format!("inline deletion vector: {error}")))?,
         ),
-        "u" | "p" => {
-            let path = file_of(table, descriptor)?;
-            // the offset points at the size; four bytes on, the data begins, and the checksum follows it
-            let start = u64::try_from(descriptor.offset.unwrap_or(1)).unwrap_or(1) + 4;
-            let framed = store.get_range(&path, start..start + size + 4).await?;
-            check_crc(&framed)
-                .map_err(|reason| damaged(format!("deletion vector {path}: {reason}")))?;
-            framed.slice(..framed.len() - 4)
+        "u" => {
+            let path = relative_path(&descriptor.path_or_inline_dv).map_err(damaged)?;
+            read_framed(table.store().as_ref(), &path, descriptor)
+                .await?
+                .map_err(damaged)?
+        }
+        "p" => {
+            let (store, path) = table.absolute(&descriptor.path_or_inline_dv)?;
+            read_framed(store.as_ref(), &path, descriptor)
+                .await?
+                .map_err(damaged)?
         }
         other => {
             return Err(damaged(format!(
@@ -82,15 +57,7 @@ pub(crate) async fn read(
             )));
         }
     };
-    let bitmap = parse(&bytes).map_err(damaged)?;
-    if bitmap.len() != u64::try_from(descriptor.cardinality).unwrap_or(0) {
-        return Err(damaged(format!(
-            "a deletion vector has {} rows where the log says {}",
-            bitmap.len(),
-            descriptor.cardinality
-        )));
-    }
-    Ok(bitmap)
+    parse(&bytes, descriptor.cardinality).map_err(damaged)
 }
 
 /// Writes one file with the deletion vectors of several data files, and returns their descriptors in order.
@@ -141,29 +108,18 @@ pub(crate) fn row_selection(bitmap: &RoaringTreemap, rows: u64, marked: bool) ->
     RowSelection::from(selectors)
 }
 
-/// The file of a vector: `<prefix>/deletion_vector_<uuid>.bin` for `u`, a path in the table's own store for `p`.
-fn file_of(table: &str, descriptor: &DeletionVectorDescriptor) -> Result<Path> {
-    let text = &descriptor.path_or_inline_dv;
-    let damaged = |detail: String| Error::DamagedLog {
-        table: table.into(),
-        detail,
-    };
-    if descriptor.storage_type == "p" {
-        return Err(Error::UnsupportedFeature {
-            table: table.into(),
-            needs: format!("keeps a deletion vector at the absolute path {text:?}"),
-        });
-    }
+/// The file of a `u` vector: `<prefix>/deletion_vector_<uuid>.bin`.
+fn relative_path(text: &str) -> Result<Path, String> {
     if text.len() < UUID_CHARACTERS || !text.is_char_boundary(text.len() - UUID_CHARACTERS) {
-        return Err(damaged(format!(
+        return Err(format!(
             "deletion vector path {text:?} is shorter than its UUID"
-        )));
+        ));
     }
     let (prefix, id) = text.split_at(text.len() - UUID_CHARACTERS);
-    let decoded = z85::decode(id)
-        .map_err(|error| damaged(format!("deletion vector path {text:?}: {error}")))?;
+    let decoded =
+        z85::decode(id).map_err(|error| format!("deletion vector path {text:?}: {error}"))?;
     let id = Uuid::from_slice(&decoded)
-        .map_err(|error| damaged(format!("deletion vector path {text:?}: {error}")))?;
+        .map_err(|error| format!("deletion vector path {text:?}: {error}"))?;
     let name = format!("deletion_vector_{id}.bin");
     Ok(Path::from(if prefix.is_empty() {
         name
@@ -172,7 +128,32 @@ fn file_of(table: &str, descriptor: &DeletionVectorDescriptor) -> Result<Path> {
     }))
 }
 
-fn parse(bytes: &[u8]) -> Result<RoaringTreemap, String> {
+/// The vector's bytes out of its file, checked; the inner error says what is wrong with them.
+async fn read_framed(
+    store: &dyn ObjectStore,
+    path: &Path,
+    descriptor: &DeletionVectorDescriptor,
+) -> Result<Result<Bytes, String>> {
+    // the offset points at the size; four bytes on, the data begins, and the checksum follows it
+    let place = (
+        u64::try_from(descriptor.offset.unwrap_or(1)),
+        u64::try_from(descriptor.size_in_bytes),
+    );
+    let (Ok(offset), Ok(size)) = place else {
+        return Ok(Err(format!(
+            "deletion vector {path}: offset {:?}, size {}",
+            descriptor.offset, descriptor.size_in_bytes
+        )));
+    };
+    let framed = store
+        .get_range(path, offset + 4..offset + 4 + size + 4)
+        .await?;
+    Ok(check_crc(&framed)
+        .map(|()| framed.slice(..framed.len() - 4))
+        .map_err(|reason| format!("deletion vector {path}: {reason}")))
+}
+
+fn parse(bytes: &[u8], cardinality: i64) -> Result<RoaringTreemap, String> {
     let (magic, data) = bytes
         .split_first_chunk::<4>()
         .ok_or("a deletion vector is shorter than its magic number")?;
@@ -182,8 +163,15 @@ fn parse(bytes: &[u8]) -> Result<RoaringTreemap, String> {
             u32::from_le_bytes(*magic)
         ));
     }
-    RoaringTreemap::deserialize_from(data)
-        .map_err(|error| format!("a deletion vector is no Roaring bitmap: {error}"))
+    let bitmap = RoaringTreemap::deserialize_from(data)
+        .map_err(|error| format!("a deletion vector is no Roaring bitmap: {error}"))?;
+    if u64::try_from(cardinality) != Ok(bitmap.len()) {
+        return Err(format!(
+            "a deletion vector has {} rows where the log says {cardinality}",
+            bitmap.len()
+        ));
+    }
+    Ok(bitmap)
 }
 
 fn check_crc(framed: &[u8]) -> Result<(), String> {
@@ -230,7 +218,17 @@ mod tests {
         let written = vec![RoaringTreemap::from_iter([5]), large];
         let (path, descriptors) = write(&store, written.clone()).await.unwrap();
         for (descriptor, bitmap) in descriptors.iter().zip(&written) {
-            assert_eq!(&read(&store, "t", descriptor).await.unwrap(), bitmap);
+            assert_eq!(relative_path(&descriptor.path_or_inline_dv).unwrap(), path);
+            let bytes = read_framed(&store, &path, descriptor)
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(&parse(&bytes, descriptor.cardinality).unwrap(), bitmap);
+            assert!(
+                parse(&bytes, descriptor.cardinality + 1)
+                    .unwrap_err()
+                    .contains("where the log says")
+            );
         }
         let mut bytes = store
             .get(&path)
@@ -243,12 +241,13 @@ mod tests {
         let last = bytes.len() - 6;
         bytes[last] ^= 1;
         store.put(&path, bytes.into()).await.unwrap();
-        assert!(
-            read(&store, "t", &descriptors[1])
-                .await
-                .unwrap_err()
-                .to_string()
-                .contains("checksum")
-        );
+        let damaged = read_framed(&store, &path, &descriptors[1]).await.unwrap();
+        assert!(damaged.unwrap_err().contains("checksum"));
+    }
+
+    #[test]
+    fn bad_paths_are_errors() {
+        assert!(relative_path("short").unwrap_err().contains("shorter"));
+        assert!(relative_path("~~~~~~~~~~~~~~~~~~~~").is_err());
     }
 }

@@ -16,6 +16,7 @@ pub(crate) const CONSTRAINT_PREFIX: &str = "delta.constraints.";
 const DEFAULT_TARGET_FILE_BYTES: u64 = 128 * 1024 * 1024;
 const DEFAULT_CHECKPOINT_INTERVAL: i64 = 10;
 const DEFAULT_INDEXED_COLUMNS: i32 = 32;
+const DEFAULT_RETENTION_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
 
 /// What the table's properties say, defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +32,8 @@ pub(crate) struct TableProperties {
     /// How many leading columns have statistics; -1 for all.
     pub indexed_columns: i32,
     pub stats_columns: Option<Vec<String>>,
+    /// How long files that the table no longer needs are kept, in microseconds.
+    pub deleted_file_retention_micros: i64,
     pub primary_key: Vec<String>,
     /// CHECK constraints: name and SQL expression, by name.
     pub constraints: Vec<(String, String)>,
@@ -58,6 +61,10 @@ impl TableProperties {
                 .unwrap_or(DEFAULT_TARGET_FILE_BYTES),
             indexed_columns: number(values, "delta.dataSkippingNumIndexedCols")
                 .unwrap_or(DEFAULT_INDEXED_COLUMNS),
+            deleted_file_retention_micros: values
+                .get("delta.deletedFileRetentionDuration")
+                .and_then(|text| interval_micros(text))
+                .unwrap_or(DEFAULT_RETENTION_MICROS),
             stats_columns: values.get("delta.dataSkippingStatsColumns").map(|names| {
                 names
                     .split(',')
@@ -89,6 +96,27 @@ fn number<T: std::str::FromStr>(values: &HashMap<String, String>, key: &str) -> 
     values.get(key)?.trim().parse().ok()
 }
 
+/// `interval 2 days`, as Delta writes durations.
+fn interval_micros(text: &str) -> Option<i64> {
+    let mut words = text
+        .trim()
+        .split_whitespace()
+        .filter(|word| !word.eq_ignore_ascii_case("interval"));
+    let count: i64 = words.next()?.parse().ok()?;
+    let seconds = match words.next()?.to_lowercase().trim_end_matches('s') {
+        "second" => 1,
+        "minute" => 60,
+        "hour" => 3600,
+        "day" => 24 * 3600,
+        "week" => 7 * 24 * 3600,
+        _ => return None,
+    };
+    words
+        .next()
+        .is_none()
+        .then(|| count.saturating_mul(seconds * 1_000_000))
+}
+
 fn writes(protocol: &Protocol, feature: &str) -> bool {
     protocol
         .writer_features
@@ -106,4 +134,17 @@ fn constraints(values: &HashMap<String, String>) -> Vec<(String, String)> {
     let mut found: Vec<_> = named.collect();
     found.sort();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_as_delta_writes_them() {
+        assert_eq!(interval_micros("interval 2 days"), Some(172_800_000_000));
+        assert_eq!(interval_micros("1 HOUR"), Some(3_600_000_000));
+        assert_eq!(interval_micros("interval 1 fortnight"), None);
+        assert_eq!(interval_micros("soon"), None);
+    }
 }

@@ -29,26 +29,32 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
+use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::RowNumber;
+use parquet::arrow::arrow_reader::RowSelection;
 use roaring::RoaringTreemap;
 
 use super::actions::{Add, decode_path};
+use super::data_file::count_rows;
 use super::deletion_vector::{self, row_selection};
 use super::layout::TableLayout;
 use super::relabel::relabel;
-use super::scan_source::{DeltaSource, RuntimePruning};
+use super::scan_source::{DeltaSource, EmptyScan, RuntimePruning, ScannedVersion};
 use super::snapshot::Snapshot;
-use super::stats::{file_statistics, num_records, partition_value};
+use super::stats::{file_statistics, for_reader, live_records, num_records, partition_value};
 use super::table::DeltaTable;
 use crate::error::Result;
+
+/// How many files are looked into at once.
+const CONCURRENT_READS: usize = 64;
 
 /// Which rows of a file are read.
 #[derive(Debug, Clone)]
 pub(crate) enum RowMask {
-    All,
-    /// All but the rows of a deletion vector.
+    /// All that the file's own deletion vector leaves; it is read when the file has not been pruned.
+    Live,
+    /// All but these.
     Except(RoaringTreemap),
     /// Only these.
     Only(RoaringTreemap),
@@ -71,6 +77,8 @@ pub(crate) struct ScanFile {
 pub(crate) struct DeltaScan {
     pub table: DeltaTable,
     pub layout: Arc<TableLayout>,
+    /// The version whose rows these are; absent for a scan of changes.
+    pub version: Option<i64>,
     pub files: Vec<ScanFile>,
     pub file_columns: Vec<FieldRef>,
     pub constants: Vec<FieldRef>,
@@ -86,8 +94,12 @@ impl DeltaScan {
     /// A scan of the rows that are live in `snapshot`.
     pub(crate) async fn of_snapshot(snapshot: &Snapshot) -> Result<Self> {
         let adds = snapshot.files().await?;
-        let files = live_files(snapshot.table(), &adds).await?;
-        Ok(Self::new(snapshot.table(), snapshot.layout(), files))
+        let files = adds.iter().cloned().map(ScanFile::live).collect();
+        let scan = Self::new(snapshot.table(), snapshot.layout(), files);
+        Ok(Self {
+            version: Some(snapshot.version()),
+            ..scan
+        })
     }
 
     /// A scan of `files` with the columns of `layout`.
@@ -95,6 +107,7 @@ impl DeltaScan {
         Self {
             table: table.clone(),
             layout: Arc::clone(layout),
+            version: None,
             files,
             file_columns: vec![],
             constants: vec![],
@@ -137,9 +150,14 @@ impl DeltaScan {
             .cloned()
             .unwrap_or_else(|| (0..self.schema().fields().len()).collect());
         if self.files.is_empty() {
-            return Ok(Arc::new(EmptyExec::new(Arc::new(
-                self.schema().project(&output)?,
-            ))));
+            let read = ScannedVersion {
+                location: self.table.location().clone(),
+                version: self.version,
+            };
+            return Ok(Arc::new(EmptyScan::new(
+                Arc::new(self.schema().project(&output)?),
+                read,
+            )));
         }
         let config = self
             .file_scan_config(state, &columns, &statistics, predicate, &output, limit)
@@ -147,10 +165,15 @@ impl DeltaScan {
         state
             .runtime_env()
             .register_object_store(self.table.store_url().as_ref(), self.table.store());
+        let read = ScannedVersion {
+            location: self.table.location().clone(),
+            version: self.version,
+        };
         let source = DeltaSource::new(
             config,
             self.table.name(),
             total,
+            read,
             self.runtime_pruning.clone(),
         );
         self.rename(DataSourceExec::from_data_source(source), &output)
@@ -236,9 +259,10 @@ impl DeltaScan {
         &self,
         statistics: &[Arc<Statistics>],
     ) -> Result<Vec<PartitionedFile>> {
+        let data_columns = self.layout.data_columns().count() + self.file_columns.len();
+        let selections = self.selections().await?;
         let mut files = Vec::with_capacity(self.files.len());
-        for (file, statistics) in self.files.iter().zip(statistics) {
-            let path = decode_path(self.table.name(), &file.add.path)?;
+        for ((file, statistics), selection) in self.files.iter().zip(statistics).zip(selections) {
             let partitions =
                 self.layout.partition_columns().iter().map(|index| {
                     partition_value(self.table.name(), &self.layout, *index, &file.add)
@@ -248,20 +272,31 @@ impl DeltaScan {
             let size = u64::try_from(file.add.size).unwrap_or(0);
             let mut partitioned =
                 PartitionedFile::new(String::new(), size).with_partition_values(values);
-            partitioned.object_meta.location = path;
-            partitioned.statistics = Some(Arc::clone(statistics));
-            if let Some((bitmap, marked)) = file.rows.bitmap() {
-                let rows = match num_records(&file.add) {
-                    Some(rows) => rows,
-                    None => super::data_file::count_rows(&self.table, &file.add).await?,
-                };
-                partitioned = partitioned.with_extension(ParquetRowSelection::new(row_selection(
-                    bitmap, rows, marked,
-                )));
+            partitioned.object_meta.location = decode_path(self.table.name(), &file.add.path)?;
+            partitioned.statistics = Some(Arc::new(for_reader(statistics, data_columns)));
+            if let Some(selection) = selection {
+                partitioned = partitioned.with_extension(ParquetRowSelection::new(selection));
             }
             files.push(partitioned);
         }
         Ok(files)
+    }
+
+    /// The rows that are read of each file, where not all are; what must be fetched for that is fetched many at a time.
+    async fn selections(&self) -> Result<Vec<Option<RowSelection>>> {
+        let wanted: Vec<(Add, RowMask)> = self
+            .files
+            .iter()
+            .map(|file| (file.add.clone(), file.rows.clone()))
+            .collect();
+        futures::stream::iter(wanted)
+            .map(|(add, rows)| {
+                let table = self.table.clone();
+                async move { selection(&table, &add, rows).await }
+            })
+            .buffered(CONCURRENT_READS)
+            .try_collect()
+            .await
     }
 
     /// Row count and bytes of the whole scan; the count is exact where the log gives it for every file.
@@ -303,44 +338,38 @@ impl DeltaScan {
     }
 }
 
-impl RowMask {
-    /// The rows of a file that are live in the table.
-    pub(crate) fn live(vector: Option<RoaringTreemap>) -> Self {
-        vector.map_or(Self::All, Self::Except)
-    }
-
-    /// The bitmap, and whether the rows in it are the ones read.
-    fn bitmap(&self) -> Option<(&RoaringTreemap, bool)> {
-        match self {
-            Self::All => None,
-            Self::Except(bitmap) => Some((bitmap, false)),
-            Self::Only(bitmap) => Some((bitmap, true)),
+impl ScanFile {
+    /// A file as it stands in the table.
+    pub(crate) fn live(add: Add) -> Self {
+        Self {
+            add,
+            rows: RowMask::Live,
+            constants: vec![],
         }
     }
-}
 
-impl ScanFile {
     fn row_count(&self) -> Option<u64> {
         match &self.rows {
-            RowMask::All => num_records(&self.add),
+            RowMask::Live => live_records(&self.add),
             RowMask::Except(bitmap) => num_records(&self.add)?.checked_sub(bitmap.len()),
             RowMask::Only(bitmap) => Some(bitmap.len()),
         }
     }
 }
 
-/// The active files of a snapshot with their deletion vectors read, many at a time.
-pub(crate) async fn live_files(table: &DeltaTable, adds: &[Add]) -> Result<Vec<ScanFile>> {
-    let descriptors = adds.iter().map(|add| add.deletion_vector.clone()).collect();
-    let vectors = deletion_vector::read_all(&table.store(), table.name(), descriptors).await?;
-    let files = adds.iter().zip(vectors);
-    Ok(files
-        .map(|(add, vector)| ScanFile {
-            add: add.clone(),
-            rows: RowMask::live(vector),
-            constants: vec![],
-        })
-        .collect())
+/// The rows of a file that are read; `None` for all of them.
+async fn selection(table: &DeltaTable, add: &Add, rows: RowMask) -> Result<Option<RowSelection>> {
+    let (bitmap, marked) = match (rows, &add.deletion_vector) {
+        (RowMask::Live, None) => return Ok(None),
+        (RowMask::Live, Some(vector)) => (deletion_vector::read(table, vector).await?, false),
+        (RowMask::Except(bitmap), _) => (bitmap, false),
+        (RowMask::Only(bitmap), _) => (bitmap, true),
+    };
+    let rows = match num_records(add) {
+        Some(rows) => rows,
+        None => count_rows(table, add).await?,
+    };
+    Ok(Some(row_selection(&bitmap, rows, marked)))
 }
 
 /// Where each column of the scan lies in the Parquet source's schema.
@@ -411,7 +440,9 @@ impl Columns {
         Ok(state.create_physical_expr(filter, &df_schema).ok())
     }
 
-    /// The filter with the names that the source has for its columns.
+    /// The filter with the names that the source has for its columns; `None` where it may not prune.
+    ///
+    /// Bounds of floats leave NaN out, which sorts after every number here: no filter on a float may prune.
     fn rewrite(&self, filter: &Expr) -> Option<Expr> {
         let schema = self.table_schema.schema_without_virtual_columns();
         let renamed = filter.clone().transform(|node| match node {
@@ -419,6 +450,7 @@ impl Columns {
                 let logical = self.logical.index_of(&column.name)?;
                 let inner = self.inner[logical];
                 if inner >= schema.fields().len()
+                    || schema.field(inner).data_type().is_floating()
                     || schema.field(inner).data_type() != self.logical.field(logical).data_type()
                 {
                     return datafusion::common::plan_err!("not a filter for the source");
@@ -433,9 +465,13 @@ impl Columns {
     }
 }
 
-/// The field as it is read: always nullable, since files and log may disagree, and without field ids.
+/// The field as it is read: without field ids, which only writers need.
 fn read_field(field: &FieldRef) -> FieldRef {
-    Arc::new(Field::new(field.name(), field.data_type().clone(), true))
+    Arc::new(Field::new(
+        field.name(),
+        field.data_type().clone(),
+        field.is_nullable(),
+    ))
 }
 
 fn constant_statistics(value: &ScalarValue) -> datafusion::common::ColumnStatistics {

@@ -5,25 +5,32 @@
 //! And a join can hand its keys over between planning and reading, see [`RuntimePruning`].
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fmt::{self, Formatter};
 use std::sync::Arc;
 
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::Statistics;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
-use datafusion::datasource::source::{DataSource, OpenArgs};
+use datafusion::datasource::source::{DataSource, DataSourceExec, OpenArgs};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{
     EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr,
 };
-use datafusion::physical_plan::filter_pushdown::FilterPushdownPropagation;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::filter_pushdown::{FilterPushdownPropagation, PushedDown};
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayFormatType, SortOrderPushdownResult};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SortOrderPushdownResult,
+};
 use futures::{TryStreamExt, stream};
+use url::Url;
 
 /// Decides about a file when its turn comes, with what is known only then.
 pub(crate) trait RuntimePruning: fmt::Debug + Send + Sync {
@@ -31,10 +38,38 @@ pub(crate) trait RuntimePruning: fmt::Debug + Send + Sync {
     fn may_match(&self, statistics: &Statistics) -> bool;
 }
 
+/// Which version of which table a scan reads; no version for a scan of changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ScannedVersion {
+    pub location: Url,
+    pub version: Option<i64>,
+}
+
+/// The versions of the table at `location` that a plan reads.
+pub(crate) fn versions_read(plan: &Arc<dyn ExecutionPlan>, location: &Url) -> BTreeSet<i64> {
+    let mut versions = BTreeSet::new();
+    let mut pending = vec![Arc::clone(plan)];
+    while let Some(node) = pending.pop() {
+        let source = node
+            .downcast_ref::<DataSourceExec>()
+            .and_then(|scan| scan.data_source().downcast_ref::<DeltaSource>());
+        let read = source
+            .map(|source| &source.read)
+            .or_else(|| node.downcast_ref::<EmptyScan>().map(|empty| &empty.read));
+        versions.extend(
+            read.filter(|read| read.location == *location)
+                .and_then(|read| read.version),
+        );
+        pending.extend(node.children().into_iter().cloned());
+    }
+    versions
+}
+
 /// A scan of the files of one Delta table.
 #[derive(Debug, Clone)]
 pub(crate) struct DeltaSource {
     inner: Arc<dyn DataSource>,
+    read: ScannedVersion,
     description: Arc<str>,
     pruning: Option<Arc<dyn RuntimePruning>>,
 }
@@ -45,12 +80,14 @@ impl DeltaSource {
         config: FileScanConfig,
         table: &str,
         total: usize,
+        read: ScannedVersion,
         pruning: Option<Arc<dyn RuntimePruning>>,
     ) -> Self {
         let left: usize = config.file_groups.iter().map(FileGroup::len).sum();
         let description = format!("delta={table}, files={left} of {total}").into();
         Self {
             inner: Arc::new(config),
+            read,
             description,
             pruning,
         }
@@ -66,6 +103,13 @@ impl DeltaSource {
     fn config(&self) -> Option<&FileScanConfig> {
         self.inner.downcast_ref::<FileScanConfig>()
     }
+}
+
+fn mentions_float(filter: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
+    let columns = collect_columns(filter);
+    columns
+        .iter()
+        .any(|column| schema.field(column.index()).data_type().is_floating())
 }
 
 /// The partition with the files that the join's keys rule out left out; called when the first row is asked for.
@@ -199,7 +243,20 @@ impl DataSource for DeltaSource {
         filters: Vec<Arc<dyn PhysicalExpr>>,
         config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn DataSource>>> {
+        // bounds of floats leave NaN out: no filter on one may prune
+        let schema = Arc::clone(self.eq_properties().schema());
+        let (mut taken, mut answers) = (Vec::new(), vec![PushedDown::No; filters.len()]);
+        for (index, filter) in filters.into_iter().enumerate() {
+            if !mentions_float(&filter, &schema) {
+                taken.push((index, filter));
+            }
+        }
+        let (indices, filters): (Vec<usize>, Vec<_>) = taken.into_iter().unzip();
         let mut result = self.inner.try_pushdown_filters(filters, config)?;
+        for (index, answer) in indices.into_iter().zip(result.filters) {
+            answers[index] = answer;
+        }
+        result.filters = answers;
         result.updated_node = result.updated_node.map(|inner| self.wrap(inner));
         Ok(result)
     }
@@ -236,5 +293,73 @@ impl DataSource for DeltaSource {
         self.inner
             .with_new_state(state)
             .map(|inner| self.wrap(inner))
+    }
+}
+
+/// A scan that has no file to read, and yet says what it would have read.
+#[derive(Debug)]
+pub(crate) struct EmptyScan {
+    read: ScannedVersion,
+    properties: Arc<PlanProperties>,
+}
+
+impl EmptyScan {
+    /// No rows of this schema.
+    pub(crate) fn new(schema: SchemaRef, read: ScannedVersion) -> Self {
+        let empty = EmptyExec::new(schema);
+        Self {
+            read,
+            properties: Arc::clone(empty.properties()),
+        }
+    }
+}
+
+impl DisplayAs for EmptyScan {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "EmptyScan")
+    }
+}
+
+impl ExecutionPlan for EmptyScan {
+    fn name(&self) -> &'static str {
+        "EmptyScan"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        EmptyExec::new(self.schema()).execute(partition, context)
+    }
+
+    #[expect(
+        deprecated,
+        reason = "the replacement is given the context by the optimizer only"
+    )]
+    fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {
+        EmptyExec::new(self.schema()).partition_statistics(partition)
     }
 }

@@ -7,10 +7,12 @@ use arrow::array::{Array, AsArray, MapArray, RecordBatch, StructArray};
 use arrow::datatypes::{Int32Type, Int64Type};
 use delta_kernel::engine::arrow_data::EngineDataArrowExt;
 use delta_kernel::{Engine, Snapshot as KernelSnapshot};
+use object_store::{ObjectMeta, ObjectStoreExt};
 use tokio::sync::OnceCell;
 
 use super::actions::{Add, DeletionVectorDescriptor, Metadata, Protocol};
 use super::layout::TableLayout;
+use super::log::commit_path;
 use super::properties::TableProperties;
 use super::table::DeltaTable;
 use crate::error::{Error, Result};
@@ -23,6 +25,8 @@ pub(crate) struct Snapshot {
     protocol: Protocol,
     layout: Arc<TableLayout>,
     properties: TableProperties,
+    /// The commit file as it was found: another one of the same version is another table's.
+    commit: Option<ObjectMeta>,
     files: OnceCell<Arc<Vec<Add>>>,
 }
 
@@ -52,7 +56,7 @@ impl Snapshot {
         })
         .await?;
         match built {
-            Ok(kernel) => Self::try_new(table, kernel),
+            Ok(kernel) => Self::try_new(table, kernel).await,
             Err(_) if !table.exists().await? => Err(Error::TableNotFound {
                 table: table.name().into(),
                 hint: format!(": there is no Delta table at {}", table.location()),
@@ -63,19 +67,22 @@ impl Snapshot {
 
     /// The newest version, reading only the commits after this one.
     pub(crate) async fn refresh(self: &Arc<Self>) -> Result<Arc<Self>> {
+        if commit_file(&self.table, self.version()).await? != self.commit {
+            return Self::load(&self.table, None).await;
+        }
         let known = Arc::clone(&self.kernel);
         let engine = self.engine();
         match blocking(move || Ok(KernelSnapshot::builder_from(known).build(engine.as_ref())))
             .await?
         {
             Ok(newer) if newer.version() == self.kernel.version() => Ok(Arc::clone(self)),
-            Ok(newer) => Self::try_new(&self.table, newer),
+            Ok(newer) => Self::try_new(&self.table, newer).await,
             // the log was cleaned or replaced under us: begin anew
             Err(_) => Self::load(&self.table, None).await,
         }
     }
 
-    fn try_new(table: &DeltaTable, kernel: Arc<KernelSnapshot>) -> Result<Arc<Self>> {
+    async fn try_new(table: &DeltaTable, kernel: Arc<KernelSnapshot>) -> Result<Arc<Self>> {
         let configuration = kernel.table_configuration();
         let metadata: Metadata =
             serde_json::from_value(serde_json::to_value(configuration.metadata())?)?;
@@ -83,6 +90,8 @@ impl Snapshot {
             serde_json::from_value(serde_json::to_value(configuration.protocol())?)?;
         let layout = Arc::new(TableLayout::try_new(table.name(), &metadata)?);
         let properties = TableProperties::new(&metadata, &protocol);
+        let version = i64::try_from(kernel.version()).unwrap_or(i64::MAX);
+        let commit = commit_file(table, version).await?;
         Ok(Arc::new(Self {
             table: table.clone(),
             kernel,
@@ -90,6 +99,7 @@ impl Snapshot {
             protocol,
             layout,
             properties,
+            commit,
             files: OnceCell::new(),
         }))
     }
@@ -152,6 +162,15 @@ impl Snapshot {
 
     fn engine(&self) -> Arc<dyn Engine> {
         self.table.log_store().engine(None)
+    }
+}
+
+/// The commit file of a version; it may have been cleaned away behind a checkpoint.
+async fn commit_file(table: &DeltaTable, version: i64) -> Result<Option<ObjectMeta>> {
+    match table.store().head(&commit_path(version)).await {
+        Ok(meta) => Ok(Some(meta)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,10 +1,10 @@
 //! What the log says about a file's contents, as DataFusion's statistics (Delta protocol, *Per-file Statistics*,
 //! *Partition Value Serialization*).
 //!
-//! The bounds are for pruning only: they hold, but need not be tight (a file with a deletion vector keeps the bounds of all its
-//! rows, long strings are cut).
+//! The bounds hold, but need not be tight (a file with a deletion vector keeps the bounds of all its rows, long strings are cut,
+//! timestamps are cut to the millisecond). They are for pruning; see [`for_reader`] for who may not take them for values.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use arrow::datatypes::DataType;
 use datafusion::common::stats::Precision;
@@ -50,13 +50,68 @@ pub(crate) fn live_records(add: &Add) -> Option<u64> {
     num_records(add)?.checked_sub(u64::try_from(deleted).ok()?)
 }
 
-/// The statistics that a file keeps once rows of it are in a deletion vector: the same, no longer tight.
+/// The statistics that a file keeps once rows of it are in a deletion vector: the same text, no longer tight.
 pub(crate) fn loosen(stats: Option<&str>) -> Option<String> {
-    let mut value: serde_json::Value = serde_json::from_str(stats?).ok()?;
-    value
-        .as_object_mut()?
-        .insert("tightBounds".into(), false.into());
-    Some(value.to_string())
+    let mut values: BTreeMap<String, Box<RawValue>> = serde_json::from_str(stats?).ok()?;
+    values.insert(
+        "tightBounds".into(),
+        RawValue::from_string("false".into()).ok()?,
+    );
+    serde_json::to_string(&values).ok()
+}
+
+/// The statistics that a writer has made, without bounds that it has rounded: it counts decimals in 64-bit floats.
+pub(crate) fn without_rounded(stats: &str, layout: &TableLayout) -> Option<String> {
+    let rounded: Vec<&str> = layout
+        .data_columns()
+        .filter(|index| is_rounded(layout.schema().field(*index).data_type()))
+        .map(|index| layout.physical_name(index))
+        .collect();
+    if rounded.is_empty() {
+        return None;
+    }
+    let mut values: BTreeMap<String, Box<RawValue>> = serde_json::from_str(stats).ok()?;
+    for bounds in ["minValues", "maxValues"] {
+        let Some(raw) = values.get(bounds) else {
+            continue;
+        };
+        let mut columns: BTreeMap<String, Box<RawValue>> = serde_json::from_str(raw.get()).ok()?;
+        columns.retain(|name, _| !rounded.contains(&name.as_str()));
+        values.insert(
+            bounds.into(),
+            serde_json::value::to_raw_value(&columns).ok()?,
+        );
+    }
+    serde_json::to_string(&values).ok()
+}
+
+/// Whether values of the type do not survive a 64-bit float.
+fn is_rounded(data_type: &DataType) -> bool {
+    const FLOAT_DIGITS: u8 = 15;
+    matches!(data_type, DataType::Decimal128(precision, _) if *precision > FLOAT_DIGITS)
+}
+
+/// The same bounds for DataFusion's Parquet reader, which replaces a column by a constant where exact bounds meet: only those
+/// that the log keeps to the letter may call themselves exact.
+pub(crate) fn for_reader(statistics: &Statistics, data_columns: usize) -> Statistics {
+    let mut statistics = statistics.clone();
+    for column in statistics.column_statistics.iter_mut().take(data_columns) {
+        let literal = |value: &Precision<ScalarValue>| {
+            value
+                .get_value()
+                .is_none_or(|value| is_kept_to_the_letter(&value.data_type()))
+        };
+        if !literal(&column.min_value) || !literal(&column.max_value) {
+            column.min_value = column.min_value.clone().to_inexact();
+            column.max_value = column.max_value.clone().to_inexact();
+        }
+        column.null_count = column.null_count.to_inexact();
+    }
+    statistics
+}
+
+fn is_kept_to_the_letter(data_type: &DataType) -> bool {
+    data_type.is_integer() || *data_type == DataType::Date32
 }
 
 /// Bounds and null counts of the data columns, then of the partition columns, in the order of the scan's schema.
@@ -118,9 +173,35 @@ fn parse_partition_value(
 ) -> datafusion::error::Result<ScalarValue> {
     match (text, data_type) {
         (None | Some(""), _) => ScalarValue::try_from(data_type),
-        (Some(text), DataType::Binary) => Ok(ScalarValue::Binary(Some(text.as_bytes().to_vec()))),
+        (Some(text), DataType::Binary) => Ok(ScalarValue::Binary(Some(unescape(text)))),
         (Some(text), _) => ScalarValue::try_from_string(text.to_owned(), data_type),
     }
+}
+
+/// The bytes of a binary value: `\\uXXXX` stands for one byte, any other character for itself.
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(character) = rest.chars().next() {
+        let escaped = rest
+            .strip_prefix("\\u")
+            .and_then(|rest| rest.get(..4))
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match escaped {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &rest[6..];
+            }
+            None => {
+                match u8::try_from(u32::from(character)) {
+                    Ok(byte) => bytes.push(byte),
+                    Err(_) => bytes.extend(character.to_string().as_bytes()),
+                }
+                rest = &rest[character.len_utf8()..];
+            }
+        }
+    }
+    bytes
 }
 
 fn partition_statistics(value: &ScalarValue, rows: Option<usize>) -> ColumnStatistics {
@@ -171,7 +252,10 @@ fn column_statistics(
 }
 
 fn bound(raw: &RawValue, data_type: &DataType) -> Option<ScalarValue> {
-    if data_type.is_nested() || matches!(data_type, DataType::Binary | DataType::Boolean) {
+    if data_type.is_nested()
+        || is_rounded(data_type)
+        || matches!(data_type, DataType::Binary | DataType::Boolean)
+    {
         return None;
     }
     let text = raw.get();
@@ -224,12 +308,17 @@ mod tests {
             DataType::Timestamp(Microsecond, Some("UTC".into())),
             "1609495200000000",
         );
+        check(Some("\\u0000\\u00FFa"), DataType::Binary, "00ff61");
         assert!(parse_partition_value(Some("x"), &DataType::Int32).is_err());
     }
 
     #[test]
     fn loosened_stats_keep_their_values() {
-        let loose = loosen(Some(r#"{"numRecords":3,"minValues":{"a":1}}"#)).unwrap();
+        let loose = loosen(Some(
+            r#"{"numRecords":3,"minValues":{"a":123456789012345.6789}}"#,
+        ))
+        .unwrap();
+        assert!(loose.contains("123456789012345.6789"), "{loose}");
         assert!(
             loose.contains(r#""tightBounds":false"#) && loose.contains(r#""numRecords":3"#),
             "{loose}"

@@ -90,7 +90,7 @@ impl Transaction {
     ///
     /// # Errors
     /// When the store fails; a lost race is an outcome, not an error.
-    pub(crate) async fn commit(mut self) -> Result<CommitOutcome> {
+    pub(crate) async fn commit(self) -> Result<CommitOutcome> {
         let id = Uuid::new_v4();
         let mut version = self.base.as_ref().map_or(0, |base| base.version() + 1);
         let mut previous_timestamp = self.base_timestamp().await?;
@@ -118,11 +118,15 @@ impl Transaction {
     }
 
     /// Writes version `version`; `false` when it exists already.
-    async fn try_write(&mut self, version: i64, info: &CommitInfo, id: Uuid) -> Result<bool> {
+    async fn try_write(&self, version: i64, info: &CommitInfo, id: Uuid) -> Result<bool> {
         let mut actions = vec![Action::CommitInfo(info.clone())];
-        actions.append(&mut self.actions);
+        actions.extend(
+            self.actions
+                .iter()
+                .cloned()
+                .map(|action| self.with_enablement(action, version, info)),
+        );
         let bytes = format_commit(&actions)?;
-        self.actions = actions.split_off(1);
         let log_store = self.table.log_store();
         // S3 may lack conditional puts; its log store renames a temporary file instead
         let staged = if ["DefaultLogStore", "LakeFSLogStore"].contains(&log_store.name().as_str()) {
@@ -135,7 +139,10 @@ impl Transaction {
         let next = u64::try_from(version).map_err(Error::internal)?;
         match log_store.write_commit_entry(next, staged.clone(), id).await {
             Ok(()) => Ok(true),
-            Err(TransactionError::VersionAlreadyExists(_)) => Ok(false),
+            Err(TransactionError::VersionAlreadyExists(_)) => {
+                let _ = log_store.abort_commit_entry(next, staged, id).await;
+                Ok(false)
+            }
             Err(error) => {
                 // the write may have landed and only its answer been lost: the log knows
                 if matches!(self.read_winner(version).await, Ok(winner) if winner_id(&winner) == Some(&id.to_string()))
@@ -190,6 +197,27 @@ impl Transaction {
             engine_info: Some(concat!("Alluvial/", env!("CARGO_PKG_VERSION")).into()),
             txn_id: Some(id.to_string()),
             user_name: None,
+        }
+    }
+
+    /// A table that gets in-commit timestamps later than its first commit must say since when (*In-Commit Timestamps*).
+    fn with_enablement(&self, action: Action, version: i64, info: &CommitInfo) -> Action {
+        let was_on = self
+            .base
+            .as_ref()
+            .is_none_or(|base| base.properties().in_commit_timestamps);
+        match (action, info.in_commit_timestamp) {
+            (Action::Metadata(mut metadata), Some(timestamp)) if !was_on => {
+                let since = [
+                    ("delta.inCommitTimestampEnablementVersion", version),
+                    ("delta.inCommitTimestampEnablementTimestamp", timestamp),
+                ];
+                metadata
+                    .configuration
+                    .extend(since.map(|(key, value)| (key.to_owned(), value.to_string())));
+                Action::Metadata(metadata)
+            }
+            (action, _) => action,
         }
     }
 

@@ -16,10 +16,12 @@ use chrono::Utc;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::physical_expr::expressions::col as physical_col;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, InputDistributionRequirements,
@@ -29,10 +31,12 @@ use futures::{StreamExt, stream};
 use object_store::path::Path;
 
 use super::rewrite::replace_files;
+use super::row_format::{FILE, ROW};
 use super::write_exec::{Marks, RowCounts, RowWriteExec, WriteSpec, Written, decode};
 use crate::delta::actions::{Action, Add, decode_path};
 use crate::delta::scan::ScanFile;
 use crate::delta::snapshot::Snapshot;
+use crate::delta::stats::live_records;
 use crate::delta::transaction::{
     CommitOutcome, Operation, ReadSet, Transaction, checkpoint_if_due, remove_orphans,
 };
@@ -69,8 +73,8 @@ pub(crate) struct CommitPlan {
 /// Plans a statement on the newest version.
 #[async_trait]
 pub(crate) trait Replan: fmt::Debug + Send + Sync {
-    /// The rows, and how to commit them.
-    async fn replan(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)>;
+    /// The rows, and how to commit them; `None` for a statement whose rows cannot be had anew.
+    async fn replan(&self) -> Result<Option<(Arc<dyn ExecutionPlan>, CommitPlan)>>;
 }
 
 /// Commits what its input writes.
@@ -89,9 +93,9 @@ impl CommitExec {
         rows: Arc<dyn ExecutionPlan>,
         plan: CommitPlan,
         statement: Option<Arc<dyn Replan>>,
-    ) -> Self {
-        let writers = writers(rows, &plan.write);
-        Self::over(writers, Arc::new(plan), statement)
+    ) -> Result<Self> {
+        let writers = writers(rows, &plan.write)?;
+        Ok(Self::over(writers, Arc::new(plan), statement))
     }
 
     fn over(
@@ -115,11 +119,30 @@ impl CommitExec {
     }
 }
 
-fn writers(rows: Arc<dyn ExecutionPlan>, spec: &WriteSpec) -> Arc<dyn ExecutionPlan> {
-    Arc::new(CoalescePartitionsExec::new(Arc::new(RowWriteExec::new(
-        rows,
-        spec.clone(),
+fn writers(rows: Arc<dyn ExecutionPlan>, spec: &WriteSpec) -> Result<Arc<dyn ExecutionPlan>> {
+    let rows = if spec.change_rows && !spec.unique_matches {
+        by_address(rows)?
+    } else {
+        rows
+    };
+    Ok(Arc::new(CoalescePartitionsExec::new(Arc::new(
+        RowWriteExec::new(rows, spec.clone()),
     ))))
+}
+
+/// Brings the rows of one address together: where a row may be deleted twice, one writer must see it to write one change row.
+fn by_address(rows: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let partitions = rows.properties().output_partitioning().partition_count();
+    if partitions == 1 {
+        return Ok(rows);
+    }
+    let schema = rows.schema();
+    let address = [FILE, ROW].map(|name| physical_col(name, &schema));
+    let hash = Partitioning::Hash(
+        address.into_iter().collect::<DataFusionResult<_>>()?,
+        partitions,
+    );
+    Ok(Arc::new(RepartitionExec::try_new(rows, hash)?))
 }
 
 impl DisplayAs for CommitExec {
@@ -259,8 +282,10 @@ impl Run {
                     else {
                         return Err(conflict);
                     };
-                    let (rows, plan) = statement.replan().await?;
-                    self.input = writers(rows, &plan.write);
+                    let Some((rows, plan)) = statement.replan().await? else {
+                        return Err(conflict);
+                    };
+                    self.input = writers(rows, &plan.write)?;
                     self.plan = Arc::new(plan);
                 }
                 Err(error) => {
@@ -274,12 +299,15 @@ impl Run {
 
     async fn attempt(&self, files: &mut Files) -> Result<(RowCounts, CommitOutcome)> {
         let started = Instant::now();
-        let report = self.write_rows(files).await?;
+        let mut report = self.write_rows(files).await?;
         let mut actions = self.plan.prelude.clone();
         let mut changed = replace_files(&self.plan, report.marks, files).await?;
         actions.append(&mut changed.actions);
         if let (Removal::All, Some(base)) = (self.plan.removal, &self.plan.base) {
             let now = Utc::now().timestamp_millis();
+            if self.plan.operation.name == "TRUNCATE" {
+                report.counts.deleted = base.files().await?.iter().filter_map(live_records).sum();
+            }
             actions.extend(
                 base.files()
                     .await?
@@ -318,11 +346,15 @@ impl Run {
         // the other writers are drained even when one has failed, to know the files to remove
         while let Some(batch) = stream.next().await {
             match batch {
-                Ok(batch) => report.add(&self.plan, decode(&batch)?, files)?,
-                Err(error) => failure = failure.or(Some(error)),
+                Ok(batch) => {
+                    let added =
+                        decode(&batch).and_then(|written| report.add(&self.plan, written, files));
+                    failure = failure.or(added.err());
+                }
+                Err(error) => failure = failure.or(Some(error.into())),
             }
         }
-        failure.map_or(Ok(report), |error| Err(error.into()))
+        failure.map_or(Ok(report), Err)
     }
 
     async fn abandon(&self, files: Files) {

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, StringArray};
+use arrow::compute::kernels::cmp::eq;
+use arrow::compute::kernels::nullif::nullif;
 use arrow::compute::{filter_record_batch, is_not_null, not};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::common::DFSchema;
@@ -21,6 +23,7 @@ use crate::error::{Error, Result};
 pub(crate) struct Constraints {
     table: String,
     schema: SchemaRef,
+    partition_columns: Vec<usize>,
     checks: Vec<Check>,
 }
 
@@ -75,6 +78,7 @@ impl Constraints {
         Ok(Self {
             table: target.table.name().into(),
             schema,
+            partition_columns: target.layout.partition_columns().to_vec(),
             checks,
         })
     }
@@ -83,7 +87,10 @@ impl Constraints {
     ///
     /// # Errors
     /// [`Error::Constraint`], naming the constraint and the first row that breaks it.
-    pub(crate) fn check(&self, columns: Vec<arrow::array::ArrayRef>) -> Result<RecordBatch> {
+    pub(crate) fn check(&self, mut columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+        for index in &self.partition_columns {
+            columns[*index] = without_empty(&columns[*index])?;
+        }
         for (field, column) in self.schema.fields().iter().zip(&columns) {
             if !field.is_nullable() && column.null_count() > 0 {
                 let nulls = arrow::compute::is_null(column)?;
@@ -118,8 +125,8 @@ impl Constraints {
     fn violation(
         &self,
         constraint: String,
-        columns: Vec<arrow::array::ArrayRef>,
-        broken: &arrow::array::BooleanArray,
+        columns: Vec<ArrayRef>,
+        broken: &BooleanArray,
     ) -> Error {
         let nullable: Vec<_> = self
             .schema
@@ -138,6 +145,16 @@ impl Constraints {
             row: row.unwrap_or_default(),
         }
     }
+}
+
+/// A partition value that is empty text is NULL (*Partition Value Serialization*).
+fn without_empty(column: &ArrayRef) -> Result<ArrayRef> {
+    let empty = match column.data_type() {
+        DataType::Utf8 => eq(column.as_string::<i32>(), &StringArray::new_scalar(""))?,
+        DataType::Binary => eq(column.as_binary::<i32>(), &BinaryArray::new_scalar(b""))?,
+        _ => return Ok(Arc::clone(column)),
+    };
+    Ok(nullif(column, &empty)?)
 }
 
 /// The SQL in `{"expression": {"expression": "x > 3"}}`.

@@ -24,12 +24,14 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
 use super::constraint::Constraints;
-use super::insert::{schema_changed, write_target};
+use super::insert::{base_version, schema_changed, write_target};
 use super::relation::{PinnedRelation, TargetRelation};
 use super::row_format::{ACTION, FILE, ROW, RowAction, RowFormat, file_field, new_name, old_name};
-use super::row_plan::{distinct, is_comparable};
+use super::row_plan::is_comparable;
 use super::write_exec::WriteSpec;
+use crate::change::distinct;
 use crate::delta::DeltaTable;
+use crate::delta::properties::TableProperties;
 use crate::delta::scan::{DeltaScan, ScanFile};
 use crate::delta::snapshot::Snapshot;
 use crate::delta::transaction::{Operation, ReadSet};
@@ -39,7 +41,19 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DmlKind {
     Update,
-    Delete,
+    /// `images`: whether change rows must be written, for which all columns are read.
+    Delete {
+        images: bool,
+    },
+}
+
+impl DmlKind {
+    /// A deletion from a table with these properties: readers infer it from deletion vectors, but not from rewritten files.
+    pub(crate) fn delete(properties: &TableProperties) -> Self {
+        Self::Delete {
+            images: properties.change_data_feed && !properties.deletion_vectors,
+        }
+    }
 }
 
 /// Rewrites an UPDATE or DELETE of `table`, whose schema the statement was planned with.
@@ -56,7 +70,7 @@ pub(crate) fn rewrite_dml(
         &target,
     )?;
     let rows = match kind {
-        DmlKind::Delete => delete_rows(selected, schema)?,
+        DmlKind::Delete { images } => delete_rows(selected, schema, images)?,
         DmlKind::Update => update_rows(selected, schema)?,
     };
     let sink = RowChangeSink {
@@ -100,8 +114,8 @@ fn with_addresses(
     }
 }
 
-/// Address and present values of every selected row.
-fn delete_rows(selected: LogicalPlan, schema: &Schema) -> Result<LogicalPlan> {
+/// Address and, if wanted, present values of every selected row.
+fn delete_rows(selected: LogicalPlan, schema: &Schema, images: bool) -> Result<LogicalPlan> {
     let [file, row] = addresses(&selected)?;
     let mut columns = vec![
         RowAction::Delete.literal().alias(ACTION),
@@ -109,7 +123,8 @@ fn delete_rows(selected: LogicalPlan, schema: &Schema) -> Result<LogicalPlan> {
         row.alias(ROW),
     ];
     let qualifier = qualifier(&file);
-    columns.extend(schema.fields().iter().enumerate().map(|(index, field)| {
+    let fields = schema.fields().iter().filter(|_| images);
+    columns.extend(fields.enumerate().map(|(index, field)| {
         col(Column::new(qualifier.clone(), field.name())).alias(old_name(index))
     }));
     Ok(LogicalPlanBuilder::from(selected)
@@ -263,7 +278,13 @@ struct RowChangeSink {
 
 impl RowChangeSink {
     /// How the rows of the scan that was planned last are committed.
-    async fn commit_plan(&self, session: &Arc<SessionState>) -> Result<CommitPlan> {
+    async fn commit_plan(
+        &self,
+        rows: &Arc<dyn ExecutionPlan>,
+        session: &Arc<SessionState>,
+    ) -> Result<CommitPlan> {
+        // sub-queries on the target must have read the same version
+        base_version(&self.target.table, rows).await?;
         // a statement that can select nothing (WHERE false) has no scan
         let pinned = match self.target.relation.take() {
             Some(pinned) => pinned,
@@ -274,12 +295,20 @@ impl RowChangeSink {
         };
         let target = write_target(&pinned.snapshot, true)?;
         let update = self.kind == DmlKind::Update;
-        let change_rows =
-            target.properties.change_data_feed && (update || !target.properties.deletion_vectors);
+        let images = self.kind != DmlKind::Delete { images: false };
+        let change_rows = match self.kind {
+            DmlKind::Update => target.properties.change_data_feed,
+            DmlKind::Delete { .. } => {
+                DmlKind::delete(&target.properties) == DmlKind::Delete { images: true }
+            }
+        };
+        if change_rows && !images {
+            return Err(schema_changed(&self.target.table));
+        }
         let constraints = Constraints::try_new(&target, session)?;
         let format = RowFormat::Actions {
             new_values: update,
-            old_values: true,
+            old_values: images,
         };
         Ok(CommitPlan {
             base: Some(pinned.snapshot),
@@ -327,7 +356,7 @@ impl TableProvider for RowChangeSink {
         _: InsertOp,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let session = Arc::new(session_state(state)?.clone());
-        let plan = self.commit_plan(&session).await?;
+        let plan = self.commit_plan(&input, &session).await?;
         let statement = DmlStatementPlan {
             sink: self.clone(),
             session,
@@ -336,7 +365,7 @@ impl TableProvider for RowChangeSink {
             input,
             plan,
             Some(Arc::new(statement)),
-        )))
+        )?))
     }
 }
 
@@ -349,9 +378,10 @@ struct DmlStatementPlan {
 
 #[async_trait]
 impl Replan for DmlStatementPlan {
-    async fn replan(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
+    async fn replan(&self) -> Result<Option<(Arc<dyn ExecutionPlan>, CommitPlan)>> {
         let rows = self.session.create_physical_plan(&self.sink.rows).await?;
-        Ok((rows, self.sink.commit_plan(&self.session).await?))
+        let plan = self.sink.commit_plan(&rows, &self.session).await?;
+        Ok(Some((rows, plan)))
     }
 }
 

@@ -15,6 +15,7 @@ use super::write_exec::WriteSpec;
 use crate::delta::DeltaTable;
 use crate::delta::data_file::WriteTarget;
 use crate::delta::features::check_writable;
+use crate::delta::scan_source::versions_read;
 use crate::delta::snapshot::Snapshot;
 use crate::delta::transaction::{Operation, ReadSet};
 use crate::error::{Error, Result};
@@ -49,7 +50,27 @@ pub(crate) async fn plan_insert(
         rows,
         plan,
         Some(Arc::new(statement)),
-    )))
+    )?))
+}
+
+/// The version that a statement is based on: the one that `plan` reads of its own target, else the newest.
+///
+/// # Errors
+/// [`Error::Conflict`] when a commit got in between two scans of the target, so that `plan` reads two versions.
+pub(crate) async fn base_version(
+    table: &DeltaTable,
+    plan: &Arc<dyn ExecutionPlan>,
+) -> Result<(Arc<Snapshot>, bool)> {
+    let read = versions_read(plan, table.location());
+    match (read.first(), read.last()) {
+        (None, _) | (_, None) => Ok((table.snapshot().await?, false)),
+        (Some(first), Some(last)) if first == last => Ok((table.snapshot_at(*last).await?, true)),
+        (_, Some(last)) => Err(Error::Conflict {
+            version: *last,
+            operation: "a commit".into(),
+            detail: "it came between two reads of the table by this statement".into(),
+        }),
+    }
 }
 
 /// Plans the removal of every row.
@@ -97,7 +118,7 @@ struct InsertStatement {
 
 impl InsertStatement {
     async fn commit_plan(&self) -> Result<CommitPlan> {
-        let snapshot = self.table.snapshot().await?;
+        let (snapshot, reads_itself) = base_version(&self.table, &self.input).await?;
         let append = self.mode == InsertMode::Append;
         let target = write_target(&snapshot, !append)?;
         self.check_schema(&snapshot)?;
@@ -124,7 +145,7 @@ impl InsertStatement {
             },
             prelude: vec![],
             operation,
-            reads: if append {
+            reads: if append && !reads_itself {
                 ReadSet::Nothing
             } else {
                 ReadSet::Table
@@ -151,11 +172,15 @@ impl InsertStatement {
 
 #[async_trait]
 impl Replan for InsertStatement {
-    async fn replan(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
-        Ok((
+    async fn replan(&self) -> Result<Option<(Arc<dyn ExecutionPlan>, CommitPlan)>> {
+        if !versions_read(&self.input, self.table.location()).is_empty() {
+            // its rows are those of the version that has been overtaken
+            return Ok(None);
+        }
+        Ok(Some((
             reset_plan_states(Arc::clone(&self.input))?,
             self.commit_plan().await?,
-        ))
+        )))
     }
 }
 

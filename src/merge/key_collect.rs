@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Formatter};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
@@ -76,6 +76,8 @@ pub(crate) struct KeyPruning {
     columns: Vec<KeyColumn>,
     collecting: Mutex<Vec<Keys>>,
     published: OnceLock<Vec<Keys>>,
+    /// The plan is executed again: its source may give other keys, so none are known any more.
+    repeated: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -96,6 +98,7 @@ impl KeyPruning {
             columns,
             collecting: Mutex::new(collecting),
             published: OnceLock::new(),
+            repeated: AtomicBool::new(false),
         }
     }
 
@@ -123,7 +126,11 @@ impl KeyPruning {
 
 impl RuntimePruning for KeyPruning {
     fn may_match(&self, statistics: &Statistics) -> bool {
-        let Some(published) = self.published.get() else {
+        let Some(published) = self
+            .published
+            .get()
+            .filter(|_| !self.repeated.load(Ordering::Acquire))
+        else {
             return true;
         };
         self.columns.iter().zip(published).all(|(column, keys)| {
@@ -310,6 +317,9 @@ impl ExecutionPlan for KeyCollectExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
+        if self.pruning.published.get().is_some() {
+            self.pruning.repeated.store(true, Ordering::Release);
+        }
         let local = self
             .pruning
             .columns
@@ -366,7 +376,12 @@ impl KeyCollectStream {
             return;
         };
         self.pruning.add(local);
-        if self.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
+        let before = self
+            .unfinished
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+                count.checked_sub(1)
+            });
+        if before == Ok(1) {
             self.pruning.publish();
         }
     }

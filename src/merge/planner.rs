@@ -3,20 +3,21 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::common::DFSchemaRef;
 use datafusion::common::stats::Precision;
-use datafusion::execution::SessionState;
+use datafusion::common::{DFSchemaRef, Statistics};
 use datafusion::execution::memory_pool::MemoryLimit;
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::dml::MergeIntoClause;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
-use super::clause::Clauses;
+use super::clause::{Clauses, refuse_subquery};
 use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
 use super::constraint::Constraints;
-use super::insert::{schema_changed, write_target};
+use super::insert::{base_version, schema_changed, write_target};
 use super::key_collect::{KeyColumn, KeyKind, KeyPruning};
 use super::relation::{SourceRelation, TargetRelation};
 use super::row_format::RowFormat;
@@ -25,6 +26,7 @@ use super::write_exec::WriteSpec;
 use crate::delta::DeltaTable;
 use crate::delta::layout::TableLayout;
 use crate::delta::scan::{DeltaScan, ScanFile};
+use crate::delta::scan_source::versions_read;
 use crate::delta::snapshot::Snapshot;
 use crate::delta::transaction::{Operation, ReadSet};
 use crate::error::Result;
@@ -51,12 +53,16 @@ pub(crate) async fn plan_merge(statement: MergeStatement) -> Result<Arc<dyn Exec
         rows,
         plan,
         Some(Arc::new(statement)),
-    )))
+    )?))
 }
 
 #[async_trait]
 impl Replan for MergeStatement {
-    async fn replan(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
+    async fn replan(&self) -> Result<Option<(Arc<dyn ExecutionPlan>, CommitPlan)>> {
+        if !versions_read(&self.source, self.table.location()).is_empty() {
+            // the source's rows are those of the version that has been overtaken
+            return Ok(None);
+        }
         let source = reset_plan_states(Arc::clone(&self.source))?;
         Self {
             source,
@@ -64,12 +70,13 @@ impl Replan for MergeStatement {
         }
         .plan()
         .await
+        .map(Some)
     }
 }
 
 impl MergeStatement {
     async fn plan(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
-        let snapshot = self.table.snapshot().await?;
+        let (snapshot, _) = base_version(&self.table, &self.source).await?;
         let layout = snapshot.layout();
         let width = layout.schema().fields().len();
         let target_columns =
@@ -92,6 +99,9 @@ impl MergeStatement {
             old_values: change_rows,
         };
         let shape = Shape::new(&clauses);
+        if !shape.is_inner() {
+            refuse_subquery("ON", &self.on)?;
+        }
         let keys = shape
             .prunes_target()
             .then(|| self.key_columns(layout))
@@ -196,11 +206,17 @@ impl MergeStatement {
             .collect()
     }
 
+    /// The column that an expression is, looking through casts between integers or texts, which keep the order of values.
     fn position(&self, expression: &Expr) -> Option<usize> {
-        let Expr::Column(column) = expression else {
-            return None;
-        };
-        self.schema.index_of_column(column).ok()
+        match expression {
+            Expr::Column(column) => self.schema.index_of_column(column).ok(),
+            Expr::Cast(cast) => {
+                let index = self.position(&cast.expr)?;
+                KeyKind::of(self.schema.field(index).data_type(), cast.field.data_type())?;
+                Some(index)
+            }
+            _ => None,
+        }
     }
 
     /// Whether few of the target's rows can be touched; `None` when nobody knows.
@@ -220,33 +236,40 @@ impl MergeStatement {
 
     /// The session with join settings for a small build side: repartitioning the whole target would cost more than sharing one
     /// hash table. Where the source may not fit into memory, a sort-merge join, which spills, takes its place.
+    ///
+    /// The plan will be part of a larger one, which is optimised, too. Dynamic filters are left to that: a join that has its
+    /// filter cannot be optimised again.
     fn planning_session(&self) -> SessionState {
-        let mut session = self.session.as_ref().clone();
-        let statistics = source_statistics(&self.source);
-        let bytes = statistics
-            .and_then(|statistics| statistics.total_byte_size.get_value().copied())
-            .unwrap_or(0);
+        const DYNAMIC_FILTERS: &str = "FilterPushdown(Post)";
+        let rules = self.session.physical_optimizers().iter();
+        let rules = rules
+            .filter(|rule| rule.name() != DYNAMIC_FILTERS)
+            .cloned()
+            .collect();
+        let mut session = SessionStateBuilder::new_from_existing(self.session.as_ref().clone())
+            .with_physical_optimizer_rules(rules)
+            .build();
         let limit = match session.runtime_env().memory_pool.memory_limit() {
             MemoryLimit::Finite(limit) => limit,
             MemoryLimit::Infinite | MemoryLimit::Unknown => usize::MAX,
         };
-        let options = session.config_mut().options_mut();
-        if bytes > limit / 4 {
-            options.optimizer.prefer_hash_join = false;
+        let bytes = source_statistics(&self.source)
+            .and_then(|statistics| statistics.total_byte_size.get_value().copied());
+        // a source of unknown size may be too large for a limit that there is
+        let fits = bytes.map_or(limit == usize::MAX, |bytes| bytes <= limit / 4);
+        let optimizer = &mut session.config_mut().options_mut().optimizer;
+        if fits {
+            optimizer.hash_join_single_partition_threshold = limit / 4;
+            optimizer.hash_join_single_partition_threshold_rows = usize::MAX;
         } else {
-            options.optimizer.hash_join_single_partition_threshold = limit / 4;
-            options.optimizer.hash_join_single_partition_threshold_rows = usize::MAX;
+            optimizer.prefer_hash_join = false;
         }
         session
     }
 }
 
-fn source_statistics(
-    source: &Arc<dyn ExecutionPlan>,
-) -> Option<Arc<datafusion::common::Statistics>> {
-    #[expect(
-        deprecated,
-        reason = "the context that replaces it is made by the optimizer only"
-    )]
-    source.partition_statistics(None).ok()
+fn source_statistics(source: &Arc<dyn ExecutionPlan>) -> Option<Arc<Statistics>> {
+    StatisticsContext::new()
+        .compute(source.as_ref(), &StatisticsArgs::new())
+        .ok()
 }

@@ -86,9 +86,9 @@ async fn marked_file(plan: &CommitPlan, ordinal: u32, gone: RoaringTreemap) -> R
         Some(rows) => rows,
         None => count_rows(&plan.write.target.table, &file.add).await?,
     };
-    let gone = match &file.rows {
-        RowMask::Except(before) => gone | before,
-        RowMask::All | RowMask::Only(_) => gone,
+    let gone = match &file.add.deletion_vector {
+        Some(before) => gone | deletion_vector::read(&plan.write.target.table, before).await?,
+        None => gone,
     };
     Ok(Marked { file, gone, rows })
 }

@@ -7,11 +7,11 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, lit};
 
 /// What is to be done with a row.
-pub(crate) const ACTION: &str = "__action";
+pub(crate) const ACTION: &str = "__alluvial_action";
 /// Which file of the scan the row is in (UInt32); NULL for a row that is not in the table.
-pub(crate) const FILE: &str = "__file";
+pub(crate) const FILE: &str = "__alluvial_file";
 /// The row's position in its file (Int64).
-pub(crate) const ROW: &str = "__row";
+pub(crate) const ROW: &str = "__alluvial_row";
 
 /// What is to be done with a row (Int8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,12 +80,12 @@ pub(crate) fn file_field() -> FieldRef {
 
 /// Name of the column with the new value of the column at `index`; positions, since names may be anything.
 pub(crate) fn new_name(index: usize) -> String {
-    format!("__new_{index}")
+    format!("__alluvial_new_{index}")
 }
 
 /// Name of the column with the present value of the column at `index`.
 pub(crate) fn old_name(index: usize) -> String {
-    format!("__old_{index}")
+    format!("__alluvial_old_{index}")
 }
 
 /// The rows that [`super::write_exec`] emits: what became of its input, one row per file written or marked.

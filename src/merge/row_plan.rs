@@ -15,22 +15,23 @@ use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::{Column, DFSchema, ScalarValue, TableReference};
 use datafusion::logical_expr::conditional_expressions::CaseBuilder;
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, cast, col, lit, when,
+    Expr, JoinType, LogicalPlan, LogicalPlanBuilder, cast, col, lit, when,
 };
 
 use super::clause::{ClauseAction, ClauseKind, Clauses};
 use super::planner::MergeStatement;
 use super::relation::{SourceRelation, TargetRelation};
 use super::row_format::{ACTION, FILE, ROW, RowAction, RowFormat, new_name, old_name};
+use crate::change::distinct;
 use crate::delta::layout::TableLayout;
 use crate::error::{Error, Result};
 
 /// The clause that applies to a row; NULL for none.
-const CLAUSE: &str = "__clause";
+const CLAUSE: &str = "__alluvial_clause";
 /// True in every row of the source, so that NULL says "no source row".
-const SOURCE: &str = "__source";
+const SOURCE: &str = "__alluvial_source";
 /// The name of the source's scan, before its columns get their qualifiers back.
-const SOURCE_SCAN: &str = "__merge_source";
+const SOURCE_SCAN: &str = "__alluvial_merge_source";
 /// Which sides of the join its rows have.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
@@ -63,6 +64,11 @@ impl Shape {
     /// Target rows without a partner are of no interest.
     pub(super) fn prunes_target(self) -> bool {
         !self.by_source
+    }
+
+    /// Only rows of both sides are of interest, so that ON may be evaluated as a filter.
+    pub(super) fn is_inner(self) -> bool {
+        self.join_type() == JoinType::Inner
     }
 
     fn has_source(self) -> bool {
@@ -340,15 +346,6 @@ fn case(branches: Vec<(Expr, Expr)>, default: Option<Expr>) -> datafusion::error
         (Some(builder), None) => builder.end(),
         (None, default) => Ok(default.unwrap_or_else(|| lit(ScalarValue::Null))),
     }
-}
-
-/// `left IS DISTINCT FROM right`.
-pub(crate) fn distinct(left: Expr, right: Expr) -> Expr {
-    Expr::BinaryExpr(BinaryExpr::new(
-        Box::new(left),
-        Operator::IsDistinctFrom,
-        Box::new(right),
-    ))
 }
 
 /// Whether `IS DISTINCT FROM` is defined for the type.

@@ -43,8 +43,6 @@ use crate::error::{Error, Result};
 const CONCURRENT_HEADS: usize = 64;
 /// So few files are always looked for before the first row is returned; more only where VACUUM may have been at work.
 const ALWAYS_CHECKED_FILES: usize = 256;
-/// Delta's default `delta.deletedFileRetentionDuration`, in microseconds.
-const RETENTION_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
 
 /// The change data feed of one table.
 #[derive(Debug, Clone)]
@@ -108,18 +106,33 @@ impl DeltaFeed {
         }
     }
 
-    /// Finds the first file that is gone, where one may be.
+    /// Refuses a range of which a file is gone, where one may be.
     async fn check_files(
         &self,
         range: &ChangeRange,
         files: &FeedFiles,
         oldest_commit: i64,
-        current: i64,
+        snapshot: &Snapshot,
     ) -> Result<()> {
-        let behind_retention = Utc::now().timestamp_micros() - oldest_commit > RETENTION_MICROS;
-        if files.len() > ALWAYS_CHECKED_FILES && !behind_retention {
+        let age = Utc::now().timestamp_micros() - oldest_commit;
+        if files.len() > ALWAYS_CHECKED_FILES
+            && age <= snapshot.properties().deleted_file_retention_micros
+        {
             return Ok(());
         }
+        let gone = self.missing_files(files).await?;
+        let (Some((version, path)), Some((newest, _))) = (gone.iter().min(), gone.iter().max())
+        else {
+            return Ok(());
+        };
+        let reason = format!(
+            "the file {path} of version {version} is gone (VACUUM removes files that the table no longer needs)"
+        );
+        Err(self.expired(range, &newest.to_string(), snapshot.version(), reason))
+    }
+
+    /// The files that the store does not have, with their versions.
+    async fn missing_files(&self, files: &FeedFiles) -> Result<Vec<(i64, String)>> {
         let store = self.table.store();
         let paths: Vec<(i64, String)> = files
             .paths()
@@ -137,15 +150,26 @@ impl DeltaFeed {
         });
         let gone: Vec<Option<(i64, String)>> =
             heads.buffered(CONCURRENT_HEADS).try_collect().await?;
-        match gone.into_iter().flatten().min() {
-            None => Ok(()),
-            Some((version, path)) => {
-                let reason = format!(
-                    "the file {path} of version {version} is gone (VACUUM removes files that the table no longer needs)"
-                );
-                Err(self.expired(range, &version.to_string(), current, reason))
-            }
-        }
+        Ok(gone.into_iter().flatten().collect())
+    }
+
+    /// The oldest version from which the log is whole, the feed was never off and every file is there.
+    async fn oldest_readable(&self, snapshot: &Snapshot, files: &[CommitFile]) -> Result<i64> {
+        let current = snapshot.version();
+        let contiguous = oldest_contiguous(files, current);
+        let kept = files
+            .iter()
+            .filter(|file| (contiguous..=current).contains(&file.version));
+        let kept: Vec<CommitFile> = kept.cloned().collect();
+        let commits = read_commits(snapshot, &kept).await?;
+        let on_since = schema::feed_on_since(&self.table, contiguous, &commits).await?;
+        let feed = plan_commits(&self.table, contiguous - 1, commits, (on_since, current)).await?;
+        let gone = self.missing_files(&feed).await?;
+        Ok(gone
+            .into_iter()
+            .map(|(version, _)| version + 1)
+            .max()
+            .unwrap_or(on_since))
     }
 
     async fn plan(
@@ -197,7 +221,7 @@ impl ChangeSource for DeltaFeed {
                         .insert(*micros, version_at(&snapshot, &files, *micros).await?);
                 }
             }
-            clock.earliest = oldest_readable(&snapshot, &files).await? - 1;
+            clock.earliest = self.oldest_readable(&snapshot, &files).await? - 1;
         }
         bounds.resolve(&clock)
     }
@@ -241,12 +265,9 @@ impl ChangeSource for DeltaFeed {
         };
         check_range(&names, &commits).await?;
         let oldest_commit = commits.first().map_or(i64::MAX, |commit| commit.timestamp);
-        let (low, high) = version_bounds(read.filters);
-        let wanted = commits
-            .into_iter()
-            .filter(|commit| (low..=high).contains(&commit.version));
-        let files = plan_commits(&self.table, range.since(), wanted).await?;
-        self.check_files(&range, &files, oldest_commit, current)
+        let wanted = version_bounds(read.filters);
+        let files = plan_commits(&self.table, range.since(), commits, wanted).await?;
+        self.check_files(&range, &files, oldest_commit, &snapshot)
             .await?;
         self.plan(&snapshot, files, &read).await
     }
@@ -314,18 +335,6 @@ fn oldest_contiguous(files: &[CommitFile], current: i64) -> i64 {
         oldest = file.version;
     }
     oldest
-}
-
-/// The oldest version from which the log is whole and the feed was never off.
-async fn oldest_readable(snapshot: &Snapshot, files: &[CommitFile]) -> Result<i64> {
-    let contiguous = oldest_contiguous(files, snapshot.version());
-    let files: Vec<CommitFile> = files
-        .iter()
-        .filter(|file| (contiguous..=snapshot.version()).contains(&file.version))
-        .cloned()
-        .collect();
-    let commits = read_commits(snapshot, &files).await?;
-    schema::feed_on_since(snapshot.table(), contiguous, &commits).await
 }
 
 /// The lowest and highest `_commit_version` that the filters let through.

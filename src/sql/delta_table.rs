@@ -13,6 +13,7 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use crate::delta::DeltaTable;
 use crate::delta::features::check_readable;
+use crate::delta::properties::TableProperties;
 use crate::delta::scan::DeltaScan;
 use crate::delta::snapshot::Snapshot;
 use crate::error::Error;
@@ -26,6 +27,7 @@ pub struct DeltaTableProvider {
     table: DeltaTable,
     version: Option<i64>,
     schema: SchemaRef,
+    properties: TableProperties,
 }
 
 impl DeltaTableProvider {
@@ -51,6 +53,7 @@ impl DeltaTableProvider {
         check_readable(table.name(), snapshot.protocol())?;
         Ok(Self {
             schema: Arc::clone(snapshot.layout().schema()),
+            properties: snapshot.properties().clone(),
             table,
             version,
         })
@@ -61,9 +64,9 @@ impl DeltaTableProvider {
         &self.table
     }
 
-    /// The version, where it is fixed.
-    pub(crate) fn version(&self) -> Option<i64> {
-        self.version
+    /// The table's properties when the provider was made.
+    pub(crate) fn properties(&self) -> &TableProperties {
+        &self.properties
     }
 
     async fn snapshot(&self) -> crate::Result<Arc<Snapshot>> {
@@ -73,7 +76,8 @@ impl DeltaTableProvider {
         }
     }
 
-    fn check_writable(&self) -> Result<()> {
+    /// Refuses to write history.
+    pub(crate) fn check_writable(&self) -> Result<()> {
         match self.version {
             Some(version) => Err(Error::invalid(format!("version {version} of {} is history and cannot be written; name the table without VERSION AS OF", self.table.name())).into()),
             None => Ok(()),

@@ -1,5 +1,6 @@
 //! Takes UPDATE and DELETE of Delta tables up before DataFusion's optimizer can lose their filters.
 
+use datafusion::catalog::TableProvider;
 use datafusion::catalog::default_table_source::source_as_provider;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -8,7 +9,6 @@ use datafusion::logical_expr::{DmlStatement, LogicalPlan, WriteOp};
 use datafusion::optimizer::AnalyzerRule;
 
 use super::delta_table::DeltaTableProvider;
-use crate::error::Error;
 use crate::merge::{DmlKind, rewrite_dml};
 
 /// Rewrites UPDATE and DELETE of Delta tables, see [`rewrite_dml`].
@@ -33,23 +33,19 @@ impl AnalyzerRule for DmlRule {
 }
 
 fn rewrite(statement: &DmlStatement) -> Result<Option<LogicalPlan>> {
-    let kind = match statement.op {
-        WriteOp::Update => DmlKind::Update,
-        WriteOp::Delete => DmlKind::Delete,
-        _ => return Ok(None),
-    };
+    if !matches!(statement.op, WriteOp::Update | WriteOp::Delete) {
+        return Ok(None);
+    }
     let provider = source_as_provider(&statement.target)?;
     let Some(provider) = provider.downcast_ref::<DeltaTableProvider>() else {
         return Ok(None);
     };
-    if let Some(version) = provider.version() {
-        return Err(Error::invalid(format!(
-            "version {version} of {} is history and cannot be written",
-            provider.table().name()
-        ))
-        .into());
-    }
-    let schema = datafusion::catalog::TableProvider::schema(provider);
+    provider.check_writable()?;
+    let kind = match statement.op {
+        WriteOp::Update => DmlKind::Update,
+        _ => DmlKind::delete(provider.properties()),
+    };
+    let schema = TableProvider::schema(provider);
     Ok(Some(rewrite_dml(
         provider.table(),
         &schema,

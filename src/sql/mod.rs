@@ -19,7 +19,6 @@ mod dml_rule;
 mod factory;
 mod functions;
 mod history;
-mod net;
 mod parser;
 mod relation_planner;
 mod rewrite;

@@ -22,7 +22,7 @@ use super::blocking::block_on;
 use super::changes_table::{ChangesTable, open_bounds};
 use super::delta_table::DeltaTableProvider;
 use super::functions::bound;
-use super::net::{net_changes, with_metadata};
+use crate::change::{net_changes, with_metadata};
 use crate::delta::DeltaTable;
 use crate::delta::log::{list_commits, version_at};
 use crate::error::{Error, Result};

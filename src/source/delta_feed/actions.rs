@@ -69,11 +69,13 @@ enum FileChange {
     Masked(Box<(Remove, Add)>),
 }
 
-/// Reads off every commit which files tell its changes. `since` is the version before the range.
+/// Reads off the commits from `low` to `high` which files tell their changes. `since` is the version before `commits`, all of
+/// which are looked at: a file may have been described by an earlier one than the one that removes it.
 pub(crate) async fn plan_commits(
     table: &DeltaTable,
     since: i64,
-    commits: impl Iterator<Item = Commit>,
+    commits: Vec<Commit>,
+    (low, high): (i64, i64),
 ) -> Result<FeedFiles> {
     let mut files = FeedFiles::default();
     let mut changes = Vec::new();
@@ -82,7 +84,9 @@ pub(crate) async fn plan_commits(
         let (version, timestamp) = (commit.version, commit.timestamp);
         let silent = is_silent_merge(&commit);
         let (cdc, adds, removes) = split(commit.actions);
-        if !cdc.is_empty() {
+        if !(low..=high).contains(&version) {
+            // told by nobody, remembered all the same
+        } else if !cdc.is_empty() {
             files.cdc.extend(
                 cdc.into_iter()
                     .map(|file| change_file(file, version, timestamp)),
@@ -207,10 +211,15 @@ impl<'a> KnownFiles<'a> {
         if remove.partition_values.is_some() && remove.size.is_some() {
             return Ok(FileChange::Removed(remove));
         }
-        if let Some(add) = self.find(&remove.path).await? {
-            remove.partition_values.get_or_insert(add.partition_values);
-            remove.size.get_or_insert(add.size);
-        }
+        let add = self
+            .find(&remove.path)
+            .await?
+            .ok_or_else(|| Error::DamagedLog {
+                table: self.table.name().into(),
+                detail: format!("{} is removed but was never added", remove.path),
+            })?;
+        remove.partition_values.get_or_insert(add.partition_values);
+        remove.size.get_or_insert(add.size);
         Ok(FileChange::Removed(remove))
     }
 
@@ -241,12 +250,14 @@ async fn scan_files(
 ) -> Result<Vec<(Add, RowMask, ChangeType)>> {
     Ok(match change {
         FileChange::Added(add) => {
-            let rows = RowMask::live(read_vector(table, add.deletion_vector.as_ref()).await?);
-            vec![(add, rows, ChangeType::Insert)]
+            vec![(add, RowMask::Live, ChangeType::Insert)]
         }
         FileChange::Removed(remove) => {
-            let rows = RowMask::live(read_vector(table, remove.deletion_vector.as_ref()).await?);
-            vec![(as_add(table, remove).await?, rows, ChangeType::Delete)]
+            vec![(
+                as_add(table, remove).await?,
+                RowMask::Live,
+                ChangeType::Delete,
+            )]
         }
         FileChange::Masked(pair) => {
             let (remove, add) = *pair;
@@ -278,9 +289,7 @@ async fn read_vector(
     descriptor: Option<&DeletionVectorDescriptor>,
 ) -> Result<Option<RoaringTreemap>> {
     match descriptor {
-        Some(descriptor) => Ok(Some(
-            deletion_vector::read(table.store().as_ref(), table.name(), descriptor).await?,
-        )),
+        Some(descriptor) => Ok(Some(deletion_vector::read(table, descriptor).await?)),
         None => Ok(None),
     }
 }
@@ -333,7 +342,7 @@ fn change_file(file: AddCdcFile, version: i64, timestamp: i64) -> ScanFile {
     };
     ScanFile {
         add,
-        rows: RowMask::All,
+        rows: RowMask::Live,
         constants: commit_constants(version, timestamp),
     }
 }

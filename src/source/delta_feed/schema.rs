@@ -1,6 +1,6 @@
 //! What must hold over a whole range: the feed was on, and every schema in it can be read as the last one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use arrow::datatypes::{DataType, Field};
 
@@ -128,6 +128,18 @@ fn next_change(commits: &[Commit], version: i64) -> i64 {
 
 /// Why rows of the `old` layout cannot be read as the `new` one, if they cannot.
 fn difference(old: &TableLayout, new: &TableLayout) -> Option<String> {
+    let partitions = |layout: &TableLayout| {
+        let names = layout.partition_columns().iter();
+        names
+            .map(|index| layout.physical_name(*index).to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    let (before, now) = (partitions(old), partitions(new));
+    if before != now {
+        return Some(format!(
+            "it was partitioned by {before:?} and is by {now:?} now"
+        ));
+    }
     let names: HashMap<&str, usize> = (0..new.physical().len())
         .map(|index| (new.physical_name(index), index))
         .collect();

@@ -12,9 +12,11 @@ use delta_kernel::schema::{StructField, StructType};
 
 use super::create::new_column;
 use super::{delta_table, nothing};
-use crate::delta::actions::{Action, Metadata};
+use crate::change::refuse_reserved_columns;
+use crate::delta::actions::{Action, Metadata, Protocol};
 use crate::delta::features::{check_writable, protocol_for, upgrade};
-use crate::delta::properties::CONSTRAINT_PREFIX;
+use crate::delta::layout::TableLayout;
+use crate::delta::properties::{CONSTRAINT_PREFIX, change_data_feed};
 use crate::delta::snapshot::Snapshot;
 use crate::delta::transaction::{
     CommitOutcome, Operation, ReadSet, Transaction, checkpoint_if_due,
@@ -106,9 +108,19 @@ pub(super) fn check_properties(properties: &HashMap<String, String>) -> Result<(
                 "the table property {key:?} is true or false, not {value:?}"
             )));
         }
-        if NUMBERS.contains(&key.as_str()) && value.parse::<i64>().is_err() {
+        let lowest = if key == "delta.dataSkippingNumIndexedCols" {
+            -1
+        } else {
+            1
+        };
+        if NUMBERS.contains(&key.as_str())
+            && value
+                .parse::<i64>()
+                .ok()
+                .is_none_or(|number| number < lowest)
+        {
             return Err(Error::invalid(format!(
-                "the table property {key:?} is a number, not {value:?}"
+                "the table property {key:?} is a number of at least {lowest}, not {value:?}"
             )));
         }
     }
@@ -121,6 +133,14 @@ fn changed(snapshot: &Snapshot, change: TableChange) -> Result<Option<(Metadata,
     let operation = match change {
         TableChange::SetProperties(properties) => {
             check_properties(&properties)?;
+            if let Some(key) = properties
+                .keys()
+                .find(|key| key.starts_with(CONSTRAINT_PREFIX))
+            {
+                return Err(Error::invalid(format!(
+                    "{key:?} is a constraint; use ALTER TABLE … ADD CONSTRAINT, which checks the rows that are there"
+                )));
+            }
             let text = serde_json::to_string(&properties)?;
             metadata.configuration.extend(properties);
             Operation::new("SET TBLPROPERTIES").with_parameter("properties", text)
@@ -178,6 +198,10 @@ fn changed(snapshot: &Snapshot, change: TableChange) -> Result<Option<(Metadata,
             Operation::new("DROP CONSTRAINT").with_parameter("name", name)
         }
     };
+    if change_data_feed(&metadata.configuration, &wanted_protocol(&metadata)?) {
+        let layout = TableLayout::try_new(snapshot.table().name(), &metadata)?;
+        refuse_reserved_columns(snapshot.table().name(), layout.schema())?;
+    }
     Ok((metadata != *snapshot.metadata()).then_some((metadata, operation)))
 }
 
@@ -258,10 +282,15 @@ async fn check_rows(
     Ok(())
 }
 
-async fn commit(snapshot: &Arc<Snapshot>, metadata: Metadata, operation: Operation) -> Result<()> {
+/// The protocol that the metadata asks for.
+fn wanted_protocol(metadata: &Metadata) -> Result<Protocol> {
     let schema: StructType = serde_json::from_str(&metadata.schema_string)?;
+    Ok(protocol_for(&schema, metadata))
+}
+
+async fn commit(snapshot: &Arc<Snapshot>, metadata: Metadata, operation: Operation) -> Result<()> {
     let mut actions = vec![Action::Metadata(metadata.clone())];
-    if let Some(protocol) = upgrade(snapshot.protocol(), &protocol_for(&schema, &metadata)) {
+    if let Some(protocol) = upgrade(snapshot.protocol(), &wanted_protocol(&metadata)?) {
         actions.push(Action::Protocol(protocol));
     }
     let table = snapshot.table().clone();

@@ -22,7 +22,7 @@ use crate::delta::transaction::{Operation, ReadSet};
 use crate::error::{Error, Result};
 use crate::merge::row_format::RowFormat;
 use crate::merge::{CommitExec, CommitPlan, Constraints, Removal};
-use crate::sql::catalog::WarehouseSchema;
+use crate::sql::catalog::{DEFAULT_SCHEMA, WarehouseSchema};
 use crate::sql::delta_table::DeltaTableProvider;
 use crate::sql::parser::CreateTable;
 
@@ -100,6 +100,16 @@ impl Place {
         if schema.table_exist(&resolved.table) && !folder.join("_delta_log").is_dir() {
             return Err(Error::TableExists(name.to_string()));
         }
+        if catalog
+            .schema(&resolved.table)
+            .is_some_and(|inner| !inner.table_names().is_empty())
+            && resolved.schema.as_ref() == DEFAULT_SCHEMA
+        {
+            return Err(Error::invalid(format!(
+                "{} is a schema with tables in it; give the table another name",
+                resolved.table
+            )));
+        }
         warehouse.forget(&resolved.table);
         Ok(Self {
             table: warehouse.delta_table(&resolved.table)?,
@@ -160,7 +170,7 @@ async fn write(
     let is_query = query.is_some();
     let rows = rows(&place.table, &metadata, &protocol, query).await?;
     let plan = commit_plan(ctx, place, metadata, protocol, base, is_query)?;
-    let commit = Arc::new(CommitExec::new(rows, plan, None));
+    let commit = Arc::new(CommitExec::new(rows, plan, None)?);
     match collect(commit, ctx.task_ctx()).await.map_err(Error::from) {
         Ok(_) => Ok(()),
         Err(Error::Conflict { version: 0, .. }) => Err(Error::TableExists(name.to_string())),

@@ -12,7 +12,7 @@ use datafusion::logical_expr::{
     BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, cast, ident, lit, when,
 };
 
-use crate::change::{CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, metadata_columns};
+use super::{CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, metadata_columns};
 use crate::error::{Error, Result};
 
 /// The half of an update pair that a row of the result is: 0 the only row or the preimage, 1 the postimage.
@@ -254,7 +254,8 @@ fn output(schema: &Schema, keys: &[String]) -> Result<Vec<Expr>> {
     Ok(columns)
 }
 
-fn distinct(left: Expr, right: Expr) -> Expr {
+/// `left IS DISTINCT FROM right`.
+pub(crate) fn distinct(left: Expr, right: Expr) -> Expr {
     Expr::BinaryExpr(BinaryExpr::new(
         Box::new(left),
         Operator::IsDistinctFrom,
