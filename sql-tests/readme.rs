@@ -32,6 +32,9 @@ pub(crate) fn trials() -> io::Result<Vec<Trial>> {
         }
     }
     examples.sort();
+    if !examples.iter().any(|example| example.ends_with(QUICKSTART)) {
+        return Err(io::Error::other("examples/quickstart.sql is missing"));
+    }
     trials.extend(examples.into_iter().map(|path| {
         let file = path
             .file_name()

@@ -39,6 +39,12 @@ pub(crate) fn trials() -> io::Result<Vec<Trial>> {
     let mut files = Vec::new();
     find_scripts(&root, &mut files)?;
     files.sort();
+    if files.is_empty() {
+        return Err(io::Error::other(format!(
+            "there is no .slt file below {}",
+            root.display()
+        )));
+    }
     let trial = |file: PathBuf| {
         let name = file
             .strip_prefix(&root)

@@ -143,7 +143,7 @@ pub enum Error {
     #[error("{0}")]
     Delta(#[from] deltalake::DeltaTableError),
     /// The Delta kernel failed.
-    #[error("{0}")]
+    #[error("{}", without_backtrace(.0))]
     Kernel(#[from] delta_kernel::Error),
     /// The object store failed.
     #[error("{0}")]
@@ -171,6 +171,14 @@ impl Error {
     /// An error that only a fault of this crate can cause.
     pub(crate) fn internal(message: impl std::fmt::Display) -> Self {
         Self::Internal(message.to_string())
+    }
+}
+
+/// The kernel's error without the backtrace that it may carry.
+fn without_backtrace(error: &delta_kernel::Error) -> &delta_kernel::Error {
+    match error {
+        delta_kernel::Error::Backtraced { source, .. } => without_backtrace(source),
+        other => other,
     }
 }
 

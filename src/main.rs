@@ -6,7 +6,12 @@ use alluvial::error::Result;
 use alluvial::shell::{self, Options};
 use alluvial::sql::SessionBuilder;
 use clap::Parser;
+use mimalloc::MiMalloc;
 use tokio::runtime::Builder;
+
+/// Columns come and go in megabytes; the system's allocator would give each of them back to the kernel.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     match start(Options::parse()) {

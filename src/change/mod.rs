@@ -1,10 +1,12 @@
 //! The vocabulary of changes, shared by every source and every consumer. No I/O happens here.
 
+mod distinct;
 mod net;
 mod range;
 mod schema;
 
-pub(crate) use net::{distinct, net_changes, with_metadata};
+pub(crate) use distinct::distinct;
+pub(crate) use net::{net_changes, with_metadata};
 pub use range::{Bound, BoundKind, ChangeBounds, ChangeRange, VersionClock};
 pub use schema::{
     CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, change_columns, change_schema,

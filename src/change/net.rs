@@ -8,10 +8,9 @@ use datafusion::functions_aggregate::expr_fn::bool_or;
 use datafusion::functions_aggregate::first_last::{first_value, last_value};
 use datafusion::logical_expr::conditional_expressions::CaseBuilder;
 use datafusion::logical_expr::expr::Sort;
-use datafusion::logical_expr::{
-    BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, cast, ident, lit, when,
-};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, ident, lit, when};
 
+use super::distinct::distinct;
 use super::{CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, metadata_columns};
 use crate::error::{Error, Result};
 
@@ -64,21 +63,7 @@ pub(crate) fn net_changes(
         ]
     };
     let aggregated = aggregate(changes, keys, &values, &order)?;
-    let comparable: Vec<&str> = values
-        .iter()
-        .copied()
-        .filter(|name| {
-            schema
-                .field_with_name(name)
-                .is_ok_and(|field| !field.data_type().is_nested())
-        })
-        .collect();
-    let all_compared = schema
-        .fields()
-        .iter()
-        .all(|field| !field.data_type().is_nested());
-    let with_effect =
-        aggregated.project(effect_columns(keys, &values, &comparable, all_compared)?)?;
+    let with_effect = aggregated.project(effect_columns(keys, &values, schema)?)?;
     let sides = LogicalPlanBuilder::values(vec![vec![lit(0_i64)], vec![lit(1_i64)]])?
         .project(vec![ident("column1").alias(SIDE)])?
         .build()?;
@@ -160,12 +145,7 @@ fn aggregate(
 }
 
 /// Key, first and last images, version and timestamp, and the net effect.
-fn effect_columns(
-    keys: &[String],
-    values: &[&str],
-    comparable: &[&str],
-    all_compared: bool,
-) -> Result<Vec<Expr>> {
+fn effect_columns(keys: &[String], values: &[&str], schema: &Schema) -> Result<Vec<Expr>> {
     let is = |column: &str, kinds: &[ChangeType]| {
         kinds
             .iter()
@@ -185,21 +165,22 @@ fn effect_columns(
             ChangeType::Upsert,
         ],
     );
-    let images = values
-        .iter()
-        .enumerate()
-        .filter(|(_, name)| comparable.contains(name))
-        .map(|(index, _)| {
-            distinct(
-                ident(format!("__first_{index}")),
-                ident(format!("__last_{index}")),
-            )
-        });
-    let differ = if all_compared {
-        images.reduce(Expr::or).unwrap_or_else(|| lit(false))
-    } else {
-        lit(true)
-    };
+    let mut images = Vec::new();
+    for (index, name) in values.iter().enumerate() {
+        let (first, last) = (
+            ident(format!("__first_{index}")),
+            ident(format!("__last_{index}")),
+        );
+        images.push(distinct(
+            first,
+            last,
+            schema.field_with_name(name)?.data_type(),
+        ));
+    }
+    let differ = images
+        .into_iter()
+        .reduce(Expr::or)
+        .unwrap_or_else(|| lit(false));
     let mut effect: CaseBuilder = when(ident("__upsert").and(after.clone()), lit("upsert"));
     let effect = effect
         .when(
@@ -252,13 +233,4 @@ fn output(schema: &Schema, keys: &[String]) -> Result<Vec<Expr>> {
         columns.push(column.alias(field.name()));
     }
     Ok(columns)
-}
-
-/// `left IS DISTINCT FROM right`.
-pub(crate) fn distinct(left: Expr, right: Expr) -> Expr {
-    Expr::BinaryExpr(BinaryExpr::new(
-        Box::new(left),
-        Operator::IsDistinctFrom,
-        Box::new(right),
-    ))
 }

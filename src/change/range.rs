@@ -93,6 +93,13 @@ impl ChangeBounds {
     /// bound is not above the lower one.
     pub fn resolve(&self, clock: &dyn VersionClock) -> Result<ChangeRange> {
         let current = clock.current();
+        if let (Bound::Timestamp(since), Some(Bound::Timestamp(until))) = (&self.since, &self.until)
+            && until <= since
+        {
+            return Err(Error::InvalidRange(
+                "the upper timestamp must be later than the lower one (since < commit time <= until)".into(),
+            ));
+        }
         let since = match self.since {
             Bound::Beginning => -1,
             Bound::Earliest => clock.earliest(),

@@ -32,7 +32,8 @@ pub(crate) struct TableDefinition {
 }
 
 impl TableDefinition {
-    /// The `metaData` and `protocol` actions of the table. Change feed and deletion vectors are on unless set otherwise.
+    /// The `metaData` and `protocol` actions of the table. Change feed and deletion vectors are on unless set
+    /// otherwise, the feed only where no column has a name of its own columns.
     ///
     /// # Errors
     /// When there is no column, a name is used twice, a key or partition column does not exist, or a type is not Delta's.
@@ -53,10 +54,15 @@ impl TableDefinition {
         let schema = Schema::new(columns.collect::<Vec<_>>());
         let kernel: StructType = (&schema).try_into_kernel()?;
         let mut configuration = self.properties.clone();
-        for key in [ENABLE_CHANGE_DATA_FEED, ENABLE_DELETION_VECTORS] {
+        // a table with the columns of a change relation, such as a copy of one, can have no feed of its own
+        let feed = refuse_reserved_columns(table, &schema).is_ok();
+        for (key, value) in [
+            (ENABLE_CHANGE_DATA_FEED, feed),
+            (ENABLE_DELETION_VECTORS, true),
+        ] {
             configuration
                 .entry(key.into())
-                .or_insert_with(|| "true".into());
+                .or_insert_with(|| value.to_string());
         }
         if !self.primary_key.is_empty() {
             configuration.insert(
@@ -90,7 +96,7 @@ impl TableDefinition {
         if self
             .properties
             .get(ENABLE_CHANGE_DATA_FEED)
-            .is_none_or(|value| value != "false")
+            .is_some_and(|value| value == "true")
         {
             refuse_reserved_columns(table, &Schema::new(self.columns.clone()))?;
         }
@@ -113,6 +119,20 @@ impl TableDefinition {
                 return Err(Error::invalid(format!(
                     "table {table} has no column {name:?}; its columns are {}",
                     names.join(", ")
+                )));
+            }
+        }
+        for (index, name) in self.partition_columns.iter().enumerate() {
+            if self.partition_columns[..index].contains(name) {
+                return Err(Error::invalid(format!(
+                    "table {table} is partitioned by {name:?} twice"
+                )));
+            }
+            let nested = |field: &&FieldRef| field.name() == name && field.data_type().is_nested();
+            if let Some(field) = self.columns.iter().find(nested) {
+                return Err(Error::invalid(format!(
+                    "table {table} cannot be partitioned by {name:?}, which is {}; use a column of a plain type",
+                    field.data_type()
                 )));
             }
         }

@@ -307,7 +307,9 @@ impl DeltaScan {
         if let Some(rows) = rows.and_then(|rows| usize::try_from(rows).ok()) {
             statistics.num_rows = Precision::Exact(rows);
         }
-        let bytes: u64 = files.iter().map(|file| file.object_meta.size).sum();
+        // in memory rows are larger than in files: joins must not be planned by the compressed size
+        let on_disk: u64 = files.iter().map(|file| file.object_meta.size).sum();
+        let bytes = on_disk.max(rows.unwrap_or(0).saturating_mul(row_bytes(schema)));
         statistics.total_byte_size =
             Precision::Inexact(usize::try_from(bytes).unwrap_or(usize::MAX));
         statistics
@@ -472,6 +474,18 @@ fn read_field(field: &FieldRef) -> FieldRef {
         field.data_type().clone(),
         field.is_nullable(),
     ))
+}
+
+/// A guess at the bytes of a row in memory.
+fn row_bytes(schema: &Schema) -> u64 {
+    const VARIABLE_WIDTH: usize = 32;
+    let widths = schema.fields().iter().map(|field| {
+        field
+            .data_type()
+            .primitive_width()
+            .unwrap_or(VARIABLE_WIDTH)
+    });
+    widths.sum::<usize>() as u64
 }
 
 fn constant_statistics(value: &ScalarValue) -> datafusion::common::ColumnStatistics {

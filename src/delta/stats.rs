@@ -95,6 +95,13 @@ fn is_rounded(data_type: &DataType) -> bool {
 /// that the log keeps to the letter may call themselves exact.
 pub(crate) fn for_reader(statistics: &Statistics, data_columns: usize) -> Statistics {
     let mut statistics = statistics.clone();
+    for column in &mut statistics.column_statistics {
+        for value in [&mut column.min_value, &mut column.max_value] {
+            if value.get_value().is_some_and(ScalarValue::is_null) {
+                *value = Precision::Absent;
+            }
+        }
+    }
     for column in statistics.column_statistics.iter_mut().take(data_columns) {
         let literal = |value: &Precision<ScalarValue>| {
             value
@@ -205,7 +212,7 @@ fn unescape(text: &str) -> Vec<u8> {
 }
 
 fn partition_statistics(value: &ScalarValue, rows: Option<usize>) -> ColumnStatistics {
-    let mut statistics = ColumnStatistics::new_unknown();
+    let mut statistics = unknown_bounds(&value.data_type());
     if value.is_null() {
         statistics.null_count = rows.map_or(Precision::Absent, Precision::Exact);
     } else {
@@ -225,7 +232,7 @@ fn column_statistics(
         layout.physical_name(index),
         layout.schema().field(index).data_type(),
     );
-    let mut statistics = ColumnStatistics::new_unknown();
+    let mut statistics = unknown_bounds(data_type);
     if let Some(nulls) = stats
         .null_count
         .get(name)
@@ -247,6 +254,16 @@ fn column_statistics(
         .and_then(widen_max)
     {
         statistics.max_value = Precision::Exact(value);
+    }
+    statistics
+}
+
+/// Unknown bounds, as NULLs of the column's type: DataFusion makes one array of all files' bounds, which must be of one type.
+fn unknown_bounds(data_type: &DataType) -> ColumnStatistics {
+    let mut statistics = ColumnStatistics::new_unknown();
+    if let Ok(null) = ScalarValue::try_from(data_type) {
+        statistics.min_value = Precision::Exact(null.clone());
+        statistics.max_value = Precision::Exact(null);
     }
     statistics
 }
@@ -308,7 +325,7 @@ mod tests {
             DataType::Timestamp(Microsecond, Some("UTC".into())),
             "1609495200000000",
         );
-        check(Some("\\u0000\\u00FFa"), DataType::Binary, "00ff61");
+        check(Some("\\u0000\\u00FFa"), DataType::Binary, "00FF61");
         assert!(parse_partition_value(Some("x"), &DataType::Int32).is_err());
     }
 

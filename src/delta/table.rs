@@ -130,7 +130,12 @@ impl DeltaTable {
 
     /// Whether there is a transaction log at the location.
     pub(crate) async fn exists(&self) -> Result<bool> {
-        Ok(self.inner.log_store.is_delta_table_location().await?)
+        // the store cannot list what is a file
+        let is_file = self
+            .location()
+            .to_file_path()
+            .is_ok_and(|path| path.components().collect::<std::path::PathBuf>().is_file());
+        Ok(!is_file && self.inner.log_store.is_delta_table_location().await?)
     }
 
     /// deltalake's access to the log.
@@ -187,6 +192,14 @@ fn parse_location(location: &str) -> Result<Url> {
             "{location:?} is no table location ({reason}); give a folder or a URL such as s3://bucket/path"
         ))
     };
+    let escaped = |three: &[u8]| {
+        three[0] == b'%' && three[1].is_ascii_hexdigit() && three[2].is_ascii_hexdigit()
+    };
+    if !location.contains("://") && location.as_bytes().windows(3).any(escaped) {
+        return Err(bad(
+            "a folder with an escape such as %20 in its name would be misread".into(),
+        ));
+    }
     let mut url = if location.contains("://") {
         Url::parse(location).map_err(|error| bad(error.to_string()))?
     } else {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Formatter};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -16,7 +16,6 @@ use chrono::Utc;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
-use datafusion::physical_expr::expressions::col as physical_col;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
@@ -31,7 +30,6 @@ use futures::{StreamExt, stream};
 use object_store::path::Path;
 
 use super::rewrite::replace_files;
-use super::row_format::{FILE, ROW};
 use super::write_exec::{Marks, RowCounts, RowWriteExec, WriteSpec, Written, decode};
 use crate::delta::actions::{Action, Add, decode_path};
 use crate::delta::scan::ScanFile;
@@ -119,30 +117,20 @@ impl CommitExec {
     }
 }
 
+/// The writers of rows. What they require of their input is seen to here, since a statement that is planned again meets no
+/// optimizer that would.
 fn writers(rows: Arc<dyn ExecutionPlan>, spec: &WriteSpec) -> Result<Arc<dyn ExecutionPlan>> {
-    let rows = if spec.change_rows && !spec.unique_matches {
-        by_address(rows)?
-    } else {
-        rows
+    let partitions = rows.properties().output_partitioning().partition_count();
+    let rows = match spec.address(&rows.schema()).filter(|_| partitions > 1) {
+        Some(address) => Arc::new(RepartitionExec::try_new(
+            rows,
+            Partitioning::Hash(address, partitions),
+        )?),
+        None => rows,
     };
     Ok(Arc::new(CoalescePartitionsExec::new(Arc::new(
         RowWriteExec::new(rows, spec.clone()),
     ))))
-}
-
-/// Brings the rows of one address together: where a row may be deleted twice, one writer must see it to write one change row.
-fn by_address(rows: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    let partitions = rows.properties().output_partitioning().partition_count();
-    if partitions == 1 {
-        return Ok(rows);
-    }
-    let schema = rows.schema();
-    let address = [FILE, ROW].map(|name| physical_col(name, &schema));
-    let hash = Partitioning::Hash(
-        address.into_iter().collect::<DataFusionResult<_>>()?,
-        partitions,
-    );
-    Ok(Arc::new(RepartitionExec::try_new(rows, hash)?))
 }
 
 impl DisplayAs for CommitExec {
@@ -247,6 +235,12 @@ impl ExecutionPlan for CommitExec {
     }
 }
 
+/// Waits longer each time, and never as long as the other loser does.
+fn back_off(replans: u32) -> Duration {
+    let random = u64::from(uuid::Uuid::new_v4().as_bytes()[0]);
+    Duration::from_millis((10 << replans.min(5)) * (64 + random) / 256)
+}
+
 /// The schema of every write's result: how many rows were affected.
 fn count_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new(
@@ -282,6 +276,7 @@ impl Run {
                     else {
                         return Err(conflict);
                     };
+                    tokio::time::sleep(back_off(replans)).await;
                     let Some((rows, plan)) = statement.replan().await? else {
                         return Err(conflict);
                     };

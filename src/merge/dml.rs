@@ -27,7 +27,6 @@ use super::constraint::Constraints;
 use super::insert::{base_version, schema_changed, write_target};
 use super::relation::{PinnedRelation, TargetRelation};
 use super::row_format::{ACTION, FILE, ROW, RowAction, RowFormat, file_field, new_name, old_name};
-use super::row_plan::is_comparable;
 use super::write_exec::WriteSpec;
 use crate::change::distinct;
 use crate::delta::DeltaTable;
@@ -143,12 +142,14 @@ fn update_rows(selected: LogicalPlan, schema: &Schema) -> Result<LogicalPlan> {
     let old = |field: &Field| col(Column::new(qualifier.clone(), field.name()));
     let mut values = vec![file.alias(FILE), row.alias(ROW)];
     let mut differs: Option<Expr> = None;
-    let mut all_compared = true;
     for (index, (field, value)) in schema.fields().iter().zip(projection.expr).enumerate() {
         let value = value.unalias();
         if value != old(field) {
-            all_compared &= is_comparable(field.data_type());
-            let different = distinct(col(new_name(index)), col(old_name(index)));
+            let different = distinct(
+                col(new_name(index)),
+                col(old_name(index)),
+                field.data_type(),
+            );
             differs = Some(differs.map_or(different.clone(), |differs| differs.or(different)));
         }
         values.push(value.alias(new_name(index)));
@@ -160,11 +161,11 @@ fn update_rows(selected: LogicalPlan, schema: &Schema) -> Result<LogicalPlan> {
             .enumerate()
             .map(|(index, field)| old(field).alias(old_name(index))),
     );
-    let action = match differs.filter(|_| all_compared) {
+    let action = match differs {
         Some(differs) => {
             when(differs, RowAction::Update.literal()).otherwise(RowAction::Keep.literal())?
         }
-        None => RowAction::Update.literal(),
+        None => RowAction::Keep.literal(),
     };
     let width = schema.fields().len();
     let all = [col(FILE), col(ROW)]

@@ -227,10 +227,7 @@ impl RowPlanner<'_> {
                 columns.push(self.new_value(index)?.alias(new_name(index)));
             }
         }
-        let compared = self.compared();
-        for index in (0..self.width())
-            .filter(|index| self.format.has_old_values() || compared.contains(index))
-        {
+        for index in (0..self.width()).filter(|_| self.format.has_old_values()) {
             columns.push(self.old_value(index).alias(old_name(index)));
         }
         Ok(columns)
@@ -249,6 +246,16 @@ impl RowPlanner<'_> {
 
     fn new_value(&self, index: usize) -> Result<Expr> {
         let data_type = self.schema().field(index).data_type().clone();
+        // a column that every update assigns need not be read: rows that are deleted or kept have no use for new values
+        let is_kept = self.clauses.iter().any(|(_, clause)| match &clause.action {
+            ClauseAction::Update(values) => values.iter().all(|(column, _)| *column != index),
+            ClauseAction::Insert(_) | ClauseAction::Delete => false,
+        });
+        let kept = if is_kept {
+            self.old_value(index)
+        } else {
+            lit(ScalarValue::Null)
+        };
         let mut by_clause = Vec::new();
         for (number, clause) in self.clauses.iter() {
             let assigned = |values: &[(usize, Expr)]| {
@@ -271,19 +278,15 @@ impl RowPlanner<'_> {
                 ));
             }
         }
-        Ok(cast(
-            case(by_clause, Some(self.old_value(index)))?,
-            data_type,
-        ))
+        Ok(cast(case(by_clause, Some(kept))?, data_type))
     }
 
-    /// The columns that an update assigns and whose values can be compared: a row that an update leaves identical is not touched.
-    fn compared(&self) -> Vec<usize> {
-        (0..self.width())
-            .filter(|index| {
-                self.is_assigned(*index) && is_comparable(self.schema().field(*index).data_type())
-            })
-            .collect()
+    /// The columns that decide whether an update changes anything: a row that it leaves identical is not touched.
+    ///
+    /// Only where the change feed needs the old values anyway. Elsewhere nobody sees such an update, and reading the columns that
+    /// it assigns would cost a sparse MERGE more than everything else it does.
+    fn compared(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.width()).filter(|index| self.format.has_old_values() && self.is_assigned(*index))
     }
 
     fn is_assigned(&self, index: usize) -> bool {
@@ -302,19 +305,19 @@ impl RowPlanner<'_> {
     }
 
     fn action(&self) -> Result<Expr> {
-        let compared = self.compared();
-        let all_compared = (0..self.width())
-            .filter(|index| self.is_assigned(*index))
-            .all(|index| compared.contains(&index));
-        let differs = compared
-            .iter()
-            .map(|index| distinct(col(new_name(*index)), col(old_name(*index))))
-            .reduce(Expr::or);
+        let differs = self.compared().map(|index| {
+            distinct(
+                col(new_name(index)),
+                col(old_name(index)),
+                self.schema().field(index).data_type(),
+            )
+        });
+        let differs = differs.reduce(Expr::or);
         let by_clause = self.clauses.iter().map(|(number, clause)| {
             let action = match &clause.action {
                 ClauseAction::Delete => RowAction::Delete.literal(),
                 ClauseAction::Insert(_) => RowAction::Insert.literal(),
-                ClauseAction::Update(_) => match differs.clone().filter(|_| all_compared) {
+                ClauseAction::Update(_) => match differs.clone() {
                     Some(differs) => when(differs, RowAction::Update.literal())
                         .otherwise(RowAction::Keep.literal())?,
                     None => RowAction::Update.literal(),
@@ -346,9 +349,4 @@ fn case(branches: Vec<(Expr, Expr)>, default: Option<Expr>) -> datafusion::error
         (Some(builder), None) => builder.end(),
         (None, default) => Ok(default.unwrap_or_else(|| lit(ScalarValue::Null))),
     }
-}
-
-/// Whether `IS DISTINCT FROM` is defined for the type.
-pub(crate) fn is_comparable(data_type: &DataType) -> bool {
-    !data_type.is_nested()
 }

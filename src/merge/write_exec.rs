@@ -9,22 +9,26 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, StringArray, UInt32Array};
 use arrow::compute::filter;
-use arrow::datatypes::{Int8Type, Int64Type, UInt32Type};
+use arrow::datatypes::{Int8Type, Int64Type, Schema, UInt32Type};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::col;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, InputDistributionRequirements,
+    PlanProperties,
+};
 use futures::{StreamExt, stream};
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
 use super::constraint::Constraints;
-use super::row_format::{RowAction, RowFormat, action_rows};
+use super::row_format::{FILE, ROW, RowAction, RowFormat, action_rows};
 use crate::change::ChangeType;
 use crate::delta::actions::{Add, AddCdcFile};
 use crate::delta::data_file::{ChangeFileWriter, DataFileWriter, WriteTarget};
@@ -40,6 +44,20 @@ pub(crate) struct WriteSpec {
     pub change_rows: bool,
     /// Whether a row that is matched twice is an error, or the same deletion twice.
     pub unique_matches: bool,
+}
+
+impl WriteSpec {
+    /// The columns whose equal rows one writer must see: where a row may be deleted twice and yet is one row of the feed, the
+    /// columns of its address.
+    pub(crate) fn address(&self, rows: &Schema) -> Option<Vec<Arc<dyn PhysicalExpr>>> {
+        if !self.change_rows || self.unique_matches {
+            return None;
+        }
+        [FILE, ROW]
+            .into_iter()
+            .map(|name| col(name, rows).ok())
+            .collect()
+    }
 }
 
 /// What was done to rows, by kind.
@@ -121,6 +139,15 @@ impl ExecutionPlan for RowWriteExec {
 
     fn properties(&self) -> &Arc<PlanProperties> {
         &self.properties
+    }
+
+    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
+        let anyhow = Distribution::UnspecifiedDistribution;
+        let distribution = self
+            .spec
+            .address(&self.input.schema())
+            .map_or(anyhow, Distribution::KeyPartitioned);
+        InputDistributionRequirements::new(vec![distribution])
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
@@ -330,8 +357,7 @@ impl PartitionWriter {
             let fields = fields
                 .chain([Arc::clone(&crate::change::change_columns()[0])])
                 .collect::<Vec<_>>();
-            let changes =
-                RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), columns)?;
+            let changes = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
             self.changes.write(&changes).await?;
         }
         Ok(())

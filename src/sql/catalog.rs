@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
 use datafusion::datasource::MemTable;
 use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::TableType;
 
 use super::delta_table::DeltaTableProvider;
 use crate::delta::DeltaTable;
@@ -219,6 +220,14 @@ impl SchemaProvider for WarehouseSchema {
         Ok(Some(Arc::new(DeltaTableProvider::try_new(table).await?)))
     }
 
+    async fn table_type(&self, name: &str) -> Result<Option<TableType>> {
+        // told without opening the table, so that a damaged one does not hide the others from SHOW TABLES
+        match self.registered(name) {
+            Some(table) => Ok(Some(table.table_type())),
+            None => Ok(is_table(&self.table_folder(name)?).then_some(TableType::Base)),
+        }
+    }
+
     fn register_table(
         &self,
         name: String,
@@ -291,7 +300,19 @@ fn sub_folders(folder: &Path) -> Vec<String> {
 fn is_safe(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let single = matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name);
-    single && !name.starts_with('.') && name != LOG_FOLDER && !name.contains(['/', '\\', '\0'])
+    single
+        && !name.starts_with('.')
+        && name != LOG_FOLDER
+        && !name.contains(['/', '\\', '\0'])
+        && !has_escape(name)
+}
+
+/// Whether the name holds a percent sign and two hexadecimal digits, which a reader of URLs would take for a character.
+fn has_escape(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    bytes.windows(3).any(|three| {
+        three[0] == b'%' && three[1].is_ascii_hexdigit() && three[2].is_ascii_hexdigit()
+    })
 }
 
 fn check_name(what: &str, name: &str) -> crate::Result<()> {
@@ -299,7 +320,7 @@ fn check_name(what: &str, name: &str) -> crate::Result<()> {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "{name:?} cannot be the name of a {what}: it would leave the warehouse or be hidden in it; use a name without '/', '\\' and a leading '.'"
+        "{name:?} cannot be the name of a {what}: it would leave the warehouse, be hidden in it or be misread; use a name without '/', '\\', a leading '.' and escapes such as %20"
     )))
 }
 
@@ -318,6 +339,7 @@ mod tests {
             "..",
             "../x",
             "/etc",
+            "a%20b",
             "a/b",
             "a\\b",
             ".hidden",

@@ -136,10 +136,12 @@ impl TableProvider for DeltaTableProvider {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let snapshot = self.snapshot().await?;
         let projection = self.projection(&snapshot, projection)?;
-        Ok(DeltaScan::of_snapshot(&snapshot)
-            .await?
-            .plan(state, Some(&projection), filters, limit)
-            .await?)
+        let mut scan = DeltaScan::of_snapshot(&snapshot).await?;
+        if self.version.is_some() {
+            // history does not change: who reads it does not mind what is committed meanwhile
+            scan.version = None;
+        }
+        Ok(scan.plan(state, Some(&projection), filters, limit).await?)
     }
 
     async fn insert_into(

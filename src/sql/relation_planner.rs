@@ -22,7 +22,7 @@ use super::blocking::block_on;
 use super::changes_table::{ChangesTable, open_bounds};
 use super::delta_table::DeltaTableProvider;
 use super::functions::bound;
-use crate::change::{net_changes, with_metadata};
+use crate::change::{Bound, net_changes, with_metadata};
 use crate::delta::DeltaTable;
 use crate::delta::log::{list_commits, version_at};
 use crate::error::{Error, Result};
@@ -122,8 +122,7 @@ impl ChangesRelationPlanner {
         };
         let net = is_net(option("net", context)?)?;
         let full = is_full(option("metadata", context)?)?;
-        let key = option("key", context)?
-            .map(|value| value.try_as_str().flatten().unwrap_or_default().to_owned());
+        let key = option("key", context)?.map(key_columns).transpose()?;
         // the bounds are checked now even if nothing should be read later
         let check = (filters.is_empty()).then(|| bounds.clone());
         let asked = Arc::clone(&source);
@@ -150,9 +149,7 @@ impl ChangesRelationPlanner {
         if let Some(filter) = filters.into_iter().reduce(Expr::and) {
             plan = plan.filter(filter)?;
         }
-        let keys = key.map_or(keys, |key| {
-            key.split(',').map(|name| name.trim().to_owned()).collect()
-        });
+        let keys = key.unwrap_or(keys);
         let mut plan = plan.build()?;
         if net {
             plan = net_changes(plan, &name.to_string(), &schema, &keys)?;
@@ -313,8 +310,11 @@ fn evaluate(value: &ast::Expr, context: &mut dyn RelationPlannerContext) -> Resu
 }
 
 fn version_number(value: &ast::Expr, context: &mut dyn RelationPlannerContext) -> Result<i64> {
-    match bound_of(&evaluate(value, context)?, BoundUnit::Version)? {
-        crate::change::Bound::Version(version) => Ok(version),
+    match bound_of(&evaluate(value, context)?, BoundUnit::Either)? {
+        Bound::Version(version) => Ok(version),
+        Bound::Timestamp(_) => Err(Error::invalid(format!(
+            "VERSION AS OF {value}: that is a time; use TIMESTAMP AS OF {value}"
+        ))),
         _ => Err(Error::invalid(format!(
             "VERSION AS OF {value}: give a version number"
         ))),
@@ -344,6 +344,19 @@ async fn at_time(table: DeltaTable, micros: i64) -> Result<DeltaTableProvider> {
         )));
     }
     DeltaTableProvider::try_new_at(table, version).await
+}
+
+/// The columns in `key => 'a, b'`.
+fn key_columns(value: ScalarValue) -> Result<Vec<String>> {
+    match value.try_as_str().flatten() {
+        Some(names) => Ok(names
+            .split(',')
+            .map(|name| name.trim().to_owned())
+            .collect()),
+        None => Err(Error::invalid(format!(
+            "key => {value}: expected the names of the key's columns, as in key => 'a, b'"
+        ))),
+    }
 }
 
 fn is_net(value: Option<ScalarValue>) -> Result<bool> {

@@ -1,6 +1,8 @@
 //! Rewrites the tokens of a statement where our SQL is larger than DataFusion's grammar.
 //!
 //! - `t VERSION AS OF 3`, `t TIMESTAMP AS OF '…'` become `table_version(t, version => 3) AS t`.
+//! - `a IS NOT DISTINCT FROM b` becomes `a <=> b`, which binds as `=` does.
+//! - Numbers with more digits than a float holds become decimals.
 //! - `UPDATE SET *` and `INSERT *` of a MERGE become lists of the target's columns.
 
 use datafusion::common::TableReference;
@@ -10,15 +12,17 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
 use super::relation_planner::TABLE_VERSION;
 use crate::error::{Error, Result};
 
-/// Drops white space and comments, and rewrites versions.
+/// Drops white space and comments, and rewrites versions and null-safe equality.
 ///
 /// # Errors
 /// When a version clause is not complete.
 pub(crate) fn rewrite_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>> {
-    let tokens: Vec<TokenWithSpan> = tokens
+    let filled = tokens
         .into_iter()
-        .filter(|token| !matches!(token.token, Token::Whitespace(_)))
-        .collect();
+        .filter(|token| !matches!(token.token, Token::Whitespace(_)));
+    let tokens = without_delete_alias(exact_decimals(null_safe_equality(filled.collect())));
+    refuse_changes_clause(&tokens)?;
+    refuse_repeated_assignments(&tokens)?;
     let mut output: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     let mut index = 0;
     while index < tokens.len() {
@@ -29,6 +33,7 @@ pub(crate) fn rewrite_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWi
             continue;
         };
         let start = name_start(&output);
+        refuse_history(&output[..start])?;
         let name = output.split_off(start);
         let value_start = index + 3;
         let value_end = value_start + value_length(&tokens[value_start..], unit)?;
@@ -50,6 +55,176 @@ pub(crate) fn rewrite_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWi
         }
     }
     Ok(output)
+}
+
+/// Refuses a version of the table that a statement writes to; `before` is all that stands before the table's name.
+fn refuse_history(before: &[TokenWithSpan]) -> Result<()> {
+    let deletes = before.len() >= 2
+        && is_word(before.get(before.len() - 2), "DELETE")
+        && is_word(before.last(), "FROM");
+    if deletes
+        || ["INTO", "UPDATE", "OVERWRITE"]
+            .iter()
+            .any(|word| is_word(before.last(), word))
+    {
+        return Err(Error::invalid(
+            "a version of a table is history and cannot be written; name the table without VERSION AS OF or TIMESTAMP AS OF",
+        ));
+    }
+    Ok(())
+}
+
+/// `IS NOT DISTINCT FROM` as `<=>`: the parser lets the former swallow a following AND.
+fn null_safe_equality(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    const WORDS: [&str; 4] = ["IS", "NOT", "DISTINCT", "FROM"];
+    let mut output = Vec::with_capacity(tokens.len());
+    let mut index = 0;
+    while index < tokens.len() {
+        let found = WORDS
+            .iter()
+            .enumerate()
+            .all(|(offset, word)| is_word(tokens.get(index + offset), word));
+        if found {
+            output.push(at(Token::Spaceship, tokens[index].span));
+        } else {
+            output.push(tokens[index].clone());
+        }
+        index += if found { WORDS.len() } else { 1 };
+    }
+    output
+}
+
+/// Numbers with more digits than a 64-bit float holds become decimals: `1234567890123456.78` is that, and not `….8`.
+fn exact_decimals(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    tokens
+        .into_iter()
+        .flat_map(|token| exact_decimal(&token).unwrap_or_else(|| vec![token]))
+        .collect()
+}
+
+fn exact_decimal(token: &TokenWithSpan) -> Option<Vec<TokenWithSpan>> {
+    const FLOAT_DIGITS: usize = 15;
+    const DECIMAL_DIGITS: usize = 38;
+    let Token::Number(text, false) = &token.token else {
+        return None;
+    };
+    let (whole, fraction) = text.split_once('.')?;
+    let digits = whole.trim_start_matches('0').len() + fraction.len();
+    let is_plain = whole
+        .bytes()
+        .chain(fraction.bytes())
+        .all(|byte| byte.is_ascii_digit());
+    if !is_plain || !(FLOAT_DIGITS + 1..=DECIMAL_DIGITS).contains(&digits) {
+        return None;
+    }
+    let number = |value: usize| at(Token::Number(value.to_string(), false), token.span);
+    let [open, close] = [Token::LParen, Token::RParen].map(|paren| at(paren, token.span));
+    let text = at(Token::SingleQuotedString(text.clone()), token.span);
+    let cast = vec![
+        word("CAST", token.span),
+        open.clone(),
+        text,
+        word("AS", token.span),
+        word("DECIMAL", token.span),
+    ];
+    let precision = vec![
+        open,
+        number(digits),
+        at(Token::Comma, token.span),
+        number(fraction.len()),
+        close.clone(),
+        close,
+    ];
+    Some([cast, precision].concat())
+}
+
+/// `DELETE FROM t AS x WHERE x.a = 1`: DataFusion forgets the alias, so it is written out.
+fn without_delete_alias(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    if !is_word(tokens.first(), "DELETE") || !is_word(tokens.get(1), "FROM") || tokens.len() < 4 {
+        return tokens;
+    }
+    let name_end = name_end(&tokens, 2);
+    if version_clause(tokens.get(name_end..).unwrap_or_default()).is_some() {
+        return tokens;
+    }
+    let alias_at = name_end + usize::from(is_word(tokens.get(name_end), "AS"));
+    let Some(alias) = tokens
+        .get(alias_at)
+        .filter(|token| is_name(token))
+        .map(|token| token.token.clone())
+    else {
+        return tokens;
+    };
+    let name = tokens[2..name_end].to_vec();
+    let mut output = tokens[..name_end].to_vec();
+    for index in alias_at + 1..tokens.len() {
+        let qualifies = tokens[index].token == alias
+            && tokens
+                .get(index + 1)
+                .is_some_and(|next| next.token == Token::Period)
+            && tokens[index - 1].token != Token::Period;
+        if qualifies {
+            output.extend(name.iter().cloned());
+        } else {
+            output.push(tokens[index].clone());
+        }
+    }
+    output
+}
+
+/// Snowflake's `t CHANGES(INFORMATION => …)`, which the grammar has no room for.
+fn refuse_changes_clause(tokens: &[TokenWithSpan]) -> Result<()> {
+    let found = (0..tokens.len()).any(|index| {
+        is_word(tokens.get(index), "CHANGES")
+            && tokens
+                .get(index + 1)
+                .is_some_and(|token| token.token == Token::LParen)
+            && is_word(tokens.get(index + 2), "INFORMATION")
+    });
+    if found {
+        return Err(Error::invalid(
+            "the CHANGES clause is not understood here; use table_changes('t', since_version)",
+        ));
+    }
+    Ok(())
+}
+
+/// `UPDATE t SET a = 1, a = 2` says two things; DataFusion would keep one of them.
+fn refuse_repeated_assignments(tokens: &[TokenWithSpan]) -> Result<()> {
+    let set = tokens.iter().position(|token| is_word(Some(token), "SET"));
+    let (Some(set), true) = (set, is_word(tokens.first(), "UPDATE")) else {
+        return Ok(());
+    };
+    let (mut depth, mut expected, mut seen) = (0_i32, true, Vec::new());
+    for token in &tokens[set + 1..] {
+        match &token.token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth -= 1,
+            Token::Comma if depth == 0 => expected = true,
+            Token::Word(word) if expected => {
+                expected = false;
+                let name = if word.quote_style.is_some() {
+                    word.value.clone()
+                } else {
+                    word.value.to_lowercase()
+                };
+                if seen.contains(&name) {
+                    return Err(Error::invalid(format!(
+                        "column {name:?} is assigned twice in one UPDATE"
+                    )));
+                }
+                seen.push(name);
+            }
+            Token::Word(_)
+                if depth == 0
+                    && (is_word(Some(token), "WHERE") || is_word(Some(token), "FROM")) =>
+            {
+                break;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// `VERSION AS OF` or `TIMESTAMP AS OF`.
@@ -379,7 +554,22 @@ mod tests {
             "SELECT version AS of_x FROM t",
             "SELECT version AS of_x FROM t",
         );
+        check_version(
+            "ON a.k IS NOT DISTINCT FROM b.k AND c",
+            "ON a . k <=> b . k AND c",
+        );
         assert!(rewrite_versions(tokens("FROM t VERSION AS OF WHERE")).is_err());
+        for write in [
+            "DELETE FROM t VERSION AS OF 1",
+            "INSERT INTO t VERSION AS OF 1 VALUES (1)",
+            "UPDATE s.t VERSION AS OF 1 SET a = 1",
+        ] {
+            let error = rewrite_versions(tokens(write)).unwrap_err().to_string();
+            assert!(
+                error.contains("is history and cannot be written"),
+                "{write}: {error}"
+            );
+        }
     }
 
     fn check_stars(sql: &str, expected: &str) {

@@ -167,13 +167,15 @@ async fn write(
     if let Ok(folder) = place.table.location().to_file_path() {
         std::fs::create_dir_all(folder)?;
     }
-    let is_query = query.is_some();
+    let (is_query, or_replace) = (query.is_some(), create.or_replace);
     let rows = rows(&place.table, &metadata, &protocol, query).await?;
     let plan = commit_plan(ctx, place, metadata, protocol, base, is_query)?;
     let commit = Arc::new(CommitExec::new(rows, plan, None)?);
     match collect(commit, ctx.task_ctx()).await.map_err(Error::from) {
         Ok(_) => Ok(()),
-        Err(Error::Conflict { version: 0, .. }) => Err(Error::TableExists(name.to_string())),
+        Err(Error::Conflict { version: 0, .. }) if !or_replace => {
+            Err(Error::TableExists(name.to_string()))
+        }
         Err(error) => Err(error),
     }
 }
