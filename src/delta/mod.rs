@@ -12,6 +12,7 @@ pub(crate) mod conflict;
 pub(crate) mod create;
 pub(crate) mod data_file;
 pub(crate) mod deletion_vector;
+mod engine;
 pub(crate) mod features;
 pub(crate) mod layout;
 pub(crate) mod log;

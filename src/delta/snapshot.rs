@@ -11,6 +11,7 @@ use object_store::{ObjectMeta, ObjectStoreExt};
 use tokio::sync::OnceCell;
 
 use super::actions::{Add, DeletionVectorDescriptor, Metadata, Protocol};
+use super::engine::engine;
 use super::layout::TableLayout;
 use super::log::commit_path;
 use super::properties::TableProperties;
@@ -45,7 +46,7 @@ impl Snapshot {
     /// Loads a version, or the newest one.
     pub(crate) async fn load(table: &DeltaTable, version: Option<u64>) -> Result<Arc<Self>> {
         let root = table.location().clone();
-        let engine = table.log_store().engine(None);
+        let engine = engine(table);
         let built = blocking(move || {
             let builder = KernelSnapshot::builder_for(root);
             let builder = match version {
@@ -161,7 +162,7 @@ impl Snapshot {
     }
 
     fn engine(&self) -> Arc<dyn Engine> {
-        self.table.log_store().engine(None)
+        engine(&self.table)
     }
 }
 
