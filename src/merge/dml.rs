@@ -5,7 +5,7 @@
 //! taken up while it is whole: its scan of the target is replaced by one with row addresses, and what it selects goes to
 //! [`RowChangeSink`] through the same executor as a MERGE.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
@@ -25,7 +25,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
 use super::constraint::Constraints;
 use super::insert::{base_version, schema_changed, write_target};
-use super::relation::{PinnedRelation, TargetRelation};
+use super::relation::TargetRelation;
 use super::row_format::{ACTION, FILE, ROW, RowAction, RowFormat, file_field, new_name, old_name};
 use super::write_exec::WriteSpec;
 use crate::change::distinct;
@@ -209,7 +209,10 @@ struct Pinned {
 struct DmlTarget {
     table: DeltaTable,
     columns: SchemaRef,
-    relation: PinnedRelation<Pinned>,
+    /// The same with row addresses.
+    schema: SchemaRef,
+    /// What was planned last, until its commit is planned.
+    pinned: Mutex<Option<Pinned>>,
 }
 
 impl DmlTarget {
@@ -224,15 +227,22 @@ impl DmlTarget {
         Self {
             table,
             columns: Arc::clone(schema),
-            relation: PinnedRelation::new(Arc::new(Schema::new(fields))),
+            schema: Arc::new(Schema::new(fields)),
+            pinned: Mutex::new(None),
         }
+    }
+}
+
+impl DmlTarget {
+    fn pinned(&self) -> MutexGuard<'_, Option<Pinned>> {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait]
 impl TableProvider for DmlTarget {
     fn schema(&self) -> SchemaRef {
-        Arc::clone(self.relation.schema())
+        Arc::clone(&self.schema)
     }
 
     fn table_type(&self) -> TableType {
@@ -258,7 +268,7 @@ impl TableProvider for DmlTarget {
             return Err(schema_changed(&self.table).into());
         }
         let scan = DeltaScan::of_snapshot(&snapshot).await?;
-        self.relation.pin(Pinned {
+        *self.pinned() = Some(Pinned {
             snapshot,
             files: Arc::new(scan.files.clone()),
         });
@@ -287,7 +297,8 @@ impl RowChangeSink {
         // sub-queries on the target must have read the same version
         base_version(&self.target.table, rows).await?;
         // a statement that can select nothing (WHERE false) has no scan
-        let pinned = match self.target.relation.take() {
+        let pinned = self.target.pinned().take();
+        let pinned = match pinned {
             Some(pinned) => pinned,
             None => Pinned {
                 snapshot: self.target.table.snapshot().await?,

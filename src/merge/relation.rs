@@ -1,6 +1,6 @@
 //! The two relations that a MERGE joins, as tables that only its plan can see.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -121,40 +121,5 @@ impl TableProvider for SourceRelation {
             columns.collect::<Vec<_>>(),
             plan,
         )?))
-    }
-}
-
-/// A relation whose scan is decided when it is planned, and that remembers which one it was: the target of an UPDATE or DELETE,
-/// known by name when the statement is analysed and by version only when it is planned.
-#[derive(Debug)]
-pub(crate) struct PinnedRelation<T> {
-    schema: SchemaRef,
-    pinned: Arc<Mutex<Option<T>>>,
-}
-
-impl<T> PinnedRelation<T> {
-    pub(crate) fn new(schema: SchemaRef) -> Self {
-        Self {
-            schema,
-            pinned: Arc::new(Mutex::new(None)),
-        }
-    }
-
-    /// The schema promised.
-    pub(crate) fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    /// Remembers what was planned.
-    pub(crate) fn pin(&self, value: T) {
-        *self.pinned.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
-    }
-
-    /// What was planned last.
-    pub(crate) fn take(&self) -> Option<T> {
-        self.pinned
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
     }
 }

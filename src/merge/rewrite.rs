@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::Utc;
-use futures::StreamExt;
 use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 use roaring::RoaringTreemap;
 use serde_json::{Map, Value};
 
@@ -17,6 +17,9 @@ use crate::delta::deletion_vector;
 use crate::delta::scan::{DeltaScan, RowMask, ScanFile};
 use crate::delta::stats::{loosen, num_records};
 use crate::error::{Error, Result};
+
+/// How many files' earlier deletion vectors are read at once.
+const CONCURRENT_READS: usize = 64;
 
 /// The actions for the marked files.
 #[derive(Debug, Default)]
@@ -42,11 +45,16 @@ pub(crate) async fn replace_files(
     let now = Utc::now().timestamp_millis();
     let (mut masked, mut copied) = (Vec::new(), Vec::new());
     let mut replaced = Replaced::default();
-    for (ordinal, marks) in marks
+    let pending: Vec<_> = marks
         .into_iter()
         .filter(|(_, marks)| !marks.gone.is_empty())
-    {
-        let marked = marked_file(plan, ordinal, marks.gone).await?;
+        .map(|(ordinal, marks)| marked_file(plan, ordinal, marks.gone))
+        .collect();
+    let marked: Vec<Marked> = stream::iter(pending)
+        .buffered(CONCURRENT_READS)
+        .try_collect()
+        .await?;
+    for marked in marked {
         replaced
             .actions
             .push(Action::Remove(marked.file.add.to_remove(now, true)));

@@ -112,11 +112,11 @@ impl DeltaFeed {
         range: &ChangeRange,
         files: &FeedFiles,
         oldest_commit: i64,
-        snapshot: &Snapshot,
+        current: &Snapshot,
     ) -> Result<()> {
         let age = Utc::now().timestamp_micros() - oldest_commit;
         if files.len() > ALWAYS_CHECKED_FILES
-            && age <= snapshot.properties().deleted_file_retention_micros
+            && age <= current.properties().deleted_file_retention_micros
         {
             return Ok(());
         }
@@ -128,7 +128,7 @@ impl DeltaFeed {
         let reason = format!(
             "the file {path} of version {version} is gone (VACUUM removes files that the table no longer needs)"
         );
-        Err(self.expired(range, &newest.to_string(), snapshot.version(), reason))
+        Err(self.expired(range, &newest.to_string(), current.version(), reason))
     }
 
     /// The files that the store does not have, with their versions.
@@ -249,14 +249,14 @@ impl ChangeSource for DeltaFeed {
         read: ChangeRead<'_>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let snapshot = self.snapshot(Some(range.until())).await?;
-        let current = self.table.snapshot().await?.version();
+        let current = self.table.snapshot().await?;
         if range.is_empty() {
             return empty(
                 &change_schema(self.table.name(), snapshot.layout().schema())?,
                 &read,
             );
         }
-        let commit_files = self.commit_files(&range, current).await?;
+        let commit_files = self.commit_files(&range, current.version()).await?;
         let commits = read_commits(&snapshot, &commit_files).await?;
         let names = FeedCheck {
             table: &self.table,
@@ -267,7 +267,7 @@ impl ChangeSource for DeltaFeed {
         let oldest_commit = commits.first().map_or(i64::MAX, |commit| commit.timestamp);
         let wanted = version_bounds(read.filters);
         let files = plan_commits(&self.table, range.since(), commits, wanted).await?;
-        self.check_files(&range, &files, oldest_commit, &snapshot)
+        self.check_files(&range, &files, oldest_commit, &current)
             .await?;
         self.plan(&snapshot, files, &read).await
     }

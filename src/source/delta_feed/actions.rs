@@ -84,14 +84,13 @@ pub(crate) async fn plan_commits(
         let (version, timestamp) = (commit.version, commit.timestamp);
         let silent = is_silent_merge(&commit);
         let (cdc, adds, removes) = split(commit.actions);
-        if !(low..=high).contains(&version) {
-            // told by nobody, remembered all the same
-        } else if !cdc.is_empty() {
+        let wanted = (low..=high).contains(&version);
+        if wanted && !cdc.is_empty() {
             files.cdc.extend(
                 cdc.into_iter()
                     .map(|file| change_file(file, version, timestamp)),
             );
-        } else if !silent {
+        } else if wanted && !silent {
             let paired = pair(
                 adds.iter().filter(|add| add.data_change).cloned().collect(),
                 removes,
