@@ -92,6 +92,34 @@ pub enum Error {
         /// What both touched.
         detail: String,
     },
+    /// A sync cannot go on from where it stands.
+    #[error(
+        "POSITION_LOST: the sync {sync:?} into {target} stands at version {position} of {source_table}, but {reason}; \
+         with ON EXPIRED RESNAPSHOT it compares source and target in full, writes the rows that differ, and goes on from there"
+    )]
+    PositionLost {
+        /// The name of the sync.
+        sync: String,
+        /// The table it writes.
+        target: String,
+        /// The source it follows.
+        source_table: String,
+        /// The source's version that it has applied, or `unknown`.
+        position: String,
+        /// Why there is no way on.
+        reason: String,
+    },
+    /// What a target remembers of deleted rows has been removed.
+    #[error(
+        "SEQUENCES_LOST: the file {file} of {table} is gone, in which the sequences of deleted rows are remembered; put it back, or let \
+         SYNC … ON EXPIRED RESNAPSHOT begin anew without them"
+    )]
+    SequencesLost {
+        /// The target.
+        table: String,
+        /// The file, relative to the table.
+        file: String,
+    },
     /// More than one source row matched a target row.
     #[error(
         "MERGE_CARDINALITY: {rows} row(s) of {table} were matched by more than one source row, so the result would depend on their order; \
@@ -168,10 +196,78 @@ impl Error {
         Self::Invalid(message.into())
     }
 
+    /// A Parquet file of our own could not be read or written.
+    pub(crate) fn parquet(error: parquet::errors::ParquetError) -> Self {
+        DataFusionError::from(error).into()
+    }
+
+    /// Whether the same statement may succeed later without anybody doing anything: another writer won, or a store or a network
+    /// failed in a way that passes.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Conflict { .. } => true,
+            Self::ObjectStore(error) => is_transient_of_store(error),
+            Self::Io(error) => is_transient_io(error),
+            _ => causes(self).any(|cause| {
+                cause
+                    .downcast_ref::<object_store::Error>()
+                    .is_some_and(is_transient_of_store)
+                    || cause
+                        .downcast_ref::<std::io::Error>()
+                        .is_some_and(is_transient_io)
+                    || cause
+                        .downcast_ref::<Self>()
+                        .is_some_and(|inner| matches!(inner, Self::Conflict { .. }))
+            }),
+        }
+    }
+
     /// An error that only a fault of this crate can cause.
     pub(crate) fn internal(message: impl std::fmt::Display) -> Self {
         Self::Internal(message.to_string())
     }
+}
+
+/// The errors behind an error, from the outside in.
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |error| error.source())
+}
+
+/// What a store answers for good: nothing to be had by asking again.
+fn is_transient_of_store(error: &object_store::Error) -> bool {
+    use object_store::Error::{AlreadyExists, Generic, JoinError, NotModified, Precondition};
+    match error {
+        Generic { source, .. } => source
+            .downcast_ref::<std::io::Error>()
+            .is_none_or(is_transient_io),
+        AlreadyExists { .. } | Precondition { .. } | NotModified { .. } | JoinError { .. } => true,
+        _ => false,
+    }
+}
+
+fn is_transient_io(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable,
+        Interrupted, NetworkDown, NetworkUnreachable, ResourceBusy, TimedOut, UnexpectedEof,
+        WouldBlock,
+    };
+    matches!(
+        error.kind(),
+        BrokenPipe
+            | ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkDown
+            | NetworkUnreachable
+            | ResourceBusy
+            | TimedOut
+            | UnexpectedEof
+            | WouldBlock
+    )
 }
 
 /// The kernel's error without the backtrace that it may carry.

@@ -15,7 +15,7 @@
 //!
 //! # Architecture, as invariants
 //!
-//! - Layers: `shell -> sql -> merge, source -> delta -> change -> error`. An arrow may be followed, never walked back.
+//! - Layers: `shell -> sql -> sync -> merge, source -> delta -> change -> error`. An arrow may be followed, never walked back.
 //! - [`change`] does no I/O: it is the vocabulary, and plans over change relations.
 //! - Only `source` knows where changes come from. `merge` and `source` never meet: what joins them is a relation.
 //! - Only [`delta`] reads or writes `_delta_log`, and data files are written before the commit that names them.
@@ -41,5 +41,6 @@ pub(crate) mod merge;
 pub mod shell;
 pub(crate) mod source;
 pub mod sql;
+pub mod sync;
 
 pub use error::{Error, Result};

@@ -26,6 +26,15 @@ pub(crate) fn distinct(left: Expr, right: Expr, data_type: &DataType) -> Expr {
     }
 }
 
+/// The same values in a type that has an order: maps as the lists of their entries.
+pub(crate) fn comparable(array: &ArrayRef) -> Result<ArrayRef> {
+    if array.data_type().is_nested() {
+        Ok(make_array(without_maps(array.to_data())?))
+    } else {
+        Ok(Arc::clone(array))
+    }
+}
+
 /// Compares two arrays value by value.
 fn distinct_values(left: &ArrayRef, right: &ArrayRef) -> Result<BooleanArray> {
     let (left, right) = (

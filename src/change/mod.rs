@@ -5,7 +5,7 @@ mod net;
 mod range;
 mod schema;
 
-pub(crate) use distinct::distinct;
+pub(crate) use distinct::{comparable, distinct};
 pub(crate) use net::{net_changes, with_metadata};
 pub use range::{Bound, BoundKind, ChangeBounds, ChangeRange, VersionClock};
 pub use schema::{

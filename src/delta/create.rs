@@ -14,8 +14,10 @@ use super::data_file::WriteTarget;
 use super::features::protocol_for;
 use super::layout::TableLayout;
 use super::properties::{
-    ENABLE_CHANGE_DATA_FEED, ENABLE_DELETION_VECTORS, PRIMARY_KEY, TableProperties,
+    CONSTRAINT_PREFIX, ENABLE_CHANGE_DATA_FEED, ENABLE_DELETION_VECTORS, PRIMARY_KEY,
+    TableProperties,
 };
+use super::snapshot::Snapshot;
 use super::table::DeltaTable;
 use crate::change::refuse_reserved_columns;
 use crate::error::{Error, Result};
@@ -32,6 +34,24 @@ pub(crate) struct TableDefinition {
 }
 
 impl TableDefinition {
+    /// A table with the columns, partitioning, key and properties of this one. Properties that describe the table's own files or
+    /// history stay behind, and so does `delta.appendOnly`.
+    pub(crate) fn copy_of(snapshot: &Snapshot) -> Self {
+        let metadata = snapshot.metadata();
+        let layout = snapshot.layout();
+        let properties = metadata.configuration.iter();
+        Self {
+            columns: layout.schema().fields().iter().cloned().collect(),
+            partition_columns: metadata.partition_columns.clone(),
+            primary_key: snapshot.properties().primary_key.clone(),
+            properties: properties
+                .filter(|(key, _)| is_inherited(key))
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+            comment: metadata.description.clone(),
+        }
+    }
+
     /// The `metaData` and `protocol` actions of the table. Change feed and deletion vectors are on unless set
     /// otherwise, the feed only where no column has a name of its own columns.
     ///
@@ -242,6 +262,23 @@ fn is_delta_type(data_type: &DataType) -> bool {
             | Binary
             | Date32
     )
+}
+
+/// Whether a copy of a table has this property, too.
+fn is_inherited(key: &str) -> bool {
+    const OF_DELTA: [&str; 9] = [
+        ENABLE_CHANGE_DATA_FEED,
+        ENABLE_DELETION_VECTORS,
+        "delta.checkpointInterval",
+        "delta.targetFileSize",
+        "delta.dataSkippingNumIndexedCols",
+        "delta.logRetentionDuration",
+        "delta.deletedFileRetentionDuration",
+        "delta.enableInCommitTimestamps",
+        "delta.dataSkippingStatsColumns",
+    ];
+    let own = key.starts_with("delta.") || key.starts_with("alluvial.");
+    !own || OF_DELTA.contains(&key) || key.starts_with(CONSTRAINT_PREFIX)
 }
 
 fn not_null(field: FieldRef) -> FieldRef {

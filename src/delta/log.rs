@@ -147,6 +147,18 @@ async fn timestamp_of(snapshot: &Snapshot, file: &CommitFile) -> Result<i64> {
     .timestamp)
 }
 
+/// Length and checksum of a commit file, which another history's commit of that version would not share; `None` when the file is
+/// gone.
+pub(crate) async fn commit_fingerprint(table: &DeltaTable, version: i64) -> Result<Option<i64>> {
+    let bytes = match table.store().get(&commit_path(version)).await {
+        Ok(found) => found.bytes().await?,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let length = i64::try_from(bytes.len()).unwrap_or(i64::MAX) & i64::from(i32::MAX);
+    Ok(Some(length << 32 | i64::from(crc32fast::hash(&bytes))))
+}
+
 /// The commit file of a version.
 pub(crate) fn commit_path(version: i64) -> Path {
     Path::from(format!("_delta_log/{version:020}.json"))

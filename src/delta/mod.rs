@@ -8,6 +8,8 @@
 //! ```
 
 pub(crate) mod actions;
+pub(crate) mod alter;
+pub(crate) mod applications;
 pub(crate) mod conflict;
 pub(crate) mod create;
 pub(crate) mod data_file;

@@ -10,6 +10,8 @@ pub(crate) const ENABLE_CHANGE_DATA_FEED: &str = "delta.enableChangeDataFeed";
 pub(crate) const ENABLE_DELETION_VECTORS: &str = "delta.enableDeletionVectors";
 /// A JSON array of the declared primary key's columns; ours, ignored by other engines.
 pub(crate) const PRIMARY_KEY: &str = "alluvial.primaryKey";
+/// How long a sync with SEQUENCE BY remembers the sequence of a deleted row, such as `interval 7 days`; ours.
+pub(crate) const TOMBSTONE_RETENTION: &str = "alluvial.tombstoneRetentionDuration";
 /// Prefix of CHECK constraints, followed by the constraint's name.
 pub(crate) const CONSTRAINT_PREFIX: &str = "delta.constraints.";
 
@@ -34,6 +36,8 @@ pub(crate) struct TableProperties {
     pub stats_columns: Option<Vec<String>>,
     /// How long files that the table no longer needs are kept, in microseconds.
     pub deleted_file_retention_micros: i64,
+    /// How long the sequences of deleted rows are remembered, in microseconds; ours.
+    pub tombstone_retention_micros: i64,
     pub primary_key: Vec<String>,
     /// CHECK constraints: name and SQL expression, by name.
     pub constraints: Vec<(String, String)>,
@@ -63,6 +67,10 @@ impl TableProperties {
                 .unwrap_or(DEFAULT_INDEXED_COLUMNS),
             deleted_file_retention_micros: values
                 .get("delta.deletedFileRetentionDuration")
+                .and_then(|text| interval_micros(text))
+                .unwrap_or(DEFAULT_RETENTION_MICROS),
+            tombstone_retention_micros: values
+                .get(TOMBSTONE_RETENTION)
                 .and_then(|text| interval_micros(text))
                 .unwrap_or(DEFAULT_RETENTION_MICROS),
             stats_columns: values.get("delta.dataSkippingStatsColumns").map(|names| {

@@ -11,6 +11,7 @@ use object_store::{ObjectMeta, ObjectStoreExt};
 use tokio::sync::OnceCell;
 
 use super::actions::{Add, DeletionVectorDescriptor, Metadata, Protocol};
+use super::applications::{self, Applications, Known};
 use super::engine::engine;
 use super::layout::TableLayout;
 use super::log::commit_path;
@@ -29,6 +30,9 @@ pub(crate) struct Snapshot {
     /// The commit file as it was found: another one of the same version is another table's.
     commit: Option<ObjectMeta>,
     files: OnceCell<Arc<Vec<Add>>>,
+    /// How far applications had got at an earlier version, if that was read.
+    known: Option<Known>,
+    applications: OnceCell<Arc<Applications>>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -57,7 +61,7 @@ impl Snapshot {
         })
         .await?;
         match built {
-            Ok(kernel) => Self::try_new(table, kernel).await,
+            Ok(kernel) => Self::try_new(table, kernel, None).await,
             Err(_) if !table.exists().await? => Err(Error::TableNotFound {
                 table: table.name().into(),
                 hint: format!(": there is no Delta table at {}", table.location()),
@@ -77,13 +81,17 @@ impl Snapshot {
             .await?
         {
             Ok(newer) if newer.version() == self.kernel.version() => Ok(Arc::clone(self)),
-            Ok(newer) => Self::try_new(&self.table, newer).await,
+            Ok(newer) => Self::try_new(&self.table, newer, self.known()).await,
             // the log was cleaned or replaced under us: begin anew
             Err(_) => Self::load(&self.table, None).await,
         }
     }
 
-    async fn try_new(table: &DeltaTable, kernel: Arc<KernelSnapshot>) -> Result<Arc<Self>> {
+    async fn try_new(
+        table: &DeltaTable,
+        kernel: Arc<KernelSnapshot>,
+        known: Option<Known>,
+    ) -> Result<Arc<Self>> {
         let configuration = kernel.table_configuration();
         let metadata: Metadata =
             serde_json::from_value(serde_json::to_value(configuration.metadata())?)?;
@@ -102,6 +110,8 @@ impl Snapshot {
             properties,
             commit,
             files: OnceCell::new(),
+            known,
+            applications: OnceCell::new(),
         }))
     }
 
@@ -145,6 +155,35 @@ impl Snapshot {
                 .map(Arc::new)
         };
         self.files.get_or_try_init(read).await.cloned()
+    }
+
+    /// How far each application had got at this version.
+    pub(crate) async fn applications(&self) -> Result<Arc<Applications>> {
+        let read = || async {
+            if let Some(known) = &self.known
+                && let Some(read) =
+                    applications::read_on(&self.table, known, self.version()).await?
+            {
+                return Ok(read);
+            }
+            let kernel = Arc::clone(&self.kernel);
+            let engine = self.engine();
+            blocking(move || applications::replay(&kernel, engine.as_ref()))
+                .await
+                .map(Arc::new)
+        };
+        self.applications.get_or_try_init(read).await.cloned()
+    }
+
+    /// What a later version need not read again.
+    fn known(&self) -> Option<Known> {
+        match self.applications.get() {
+            Some(applications) => Some(Known {
+                version: self.version(),
+                applications: Arc::clone(applications),
+            }),
+            None => self.known.clone(),
+        }
     }
 
     /// Milliseconds since the epoch at which this version was committed.

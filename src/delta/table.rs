@@ -138,6 +138,23 @@ impl DeltaTable {
         Ok(!is_file && self.inner.log_store.is_delta_table_location().await?)
     }
 
+    /// Makes the folder of a local table that is about to be created.
+    pub(crate) fn create_folder(&self) -> Result<()> {
+        if let Ok(folder) = self.location().to_file_path() {
+            std::fs::create_dir_all(folder)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the local folder of a table that did not come about.
+    pub(crate) fn discard_folder(&self) {
+        if let Ok(folder) = self.location().to_file_path()
+            && !folder.join("_delta_log").is_dir()
+        {
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+
     /// deltalake's access to the log.
     pub(crate) fn log_store(&self) -> &LogStoreRef {
         &self.inner.log_store

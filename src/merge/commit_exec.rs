@@ -28,9 +28,12 @@ use datafusion::physical_plan::{
 };
 use futures::{StreamExt, stream};
 use object_store::path::Path;
+use roaring::RoaringTreemap;
 
 use super::rewrite::replace_files;
-use super::write_exec::{Marks, RowCounts, RowWriteExec, WriteSpec, Written, decode};
+use super::write_exec::{
+    Marks, RowCounts, RowWriteExec, WriteSpec, Written, count_changes, decode,
+};
 use crate::delta::actions::{Action, Add, decode_path};
 use crate::delta::scan::ScanFile;
 use crate::delta::snapshot::Snapshot;
@@ -115,6 +118,75 @@ impl CommitExec {
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
+}
+
+impl CommitExec {
+    /// Writes and commits, `progress` together with the rows.
+    pub(crate) async fn commit(
+        &self,
+        progress: Vec<Action>,
+        context: Arc<TaskContext>,
+    ) -> Result<Committed> {
+        let mut plan = self.plan.as_ref().clone();
+        plan.prelude.extend(progress);
+        let run = Run {
+            input: Arc::clone(&self.input),
+            plan: Arc::new(plan),
+            statement: self.statement.clone(),
+            context,
+            affected: MetricBuilder::new(&self.metrics).global_counter("affected_rows"),
+        };
+        let (rows, version) = run.commit().await?;
+        Ok(Committed { rows, version })
+    }
+
+    /// What the rows would do: nothing is written.
+    pub(crate) async fn preview(&self, context: Arc<TaskContext>) -> Result<Preview> {
+        let mut preview = Preview::default();
+        let mut files = RoaringTreemap::new();
+        for rows in find_writers(&self.input) {
+            let mut rows = CoalescePartitionsExec::new(rows).execute(0, Arc::clone(&context))?;
+            while let Some(batch) = rows.next().await {
+                count_changes(
+                    &batch?,
+                    self.plan.write.format,
+                    &mut preview.rows,
+                    &mut files,
+                );
+            }
+        }
+        preview.files = files.len();
+        Ok(preview)
+    }
+
+    /// The table that is written, and the version that is read.
+    pub(crate) fn plan(&self) -> &CommitPlan {
+        &self.plan
+    }
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Committed {
+    pub rows: RowCounts,
+    /// Absent when there was nothing to commit.
+    pub version: Option<i64>,
+}
+
+/// What a commit would do.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Preview {
+    pub rows: RowCounts,
+    /// Files of the target with rows that would be updated or deleted.
+    pub files: u64,
+}
+
+/// The inputs of the writers in a plan.
+fn find_writers(plan: &Arc<dyn ExecutionPlan>) -> Vec<Arc<dyn ExecutionPlan>> {
+    if plan.downcast_ref::<RowWriteExec>().is_some() {
+        return plan.children().into_iter().map(Arc::clone).collect();
+    }
+    plan.children().into_iter().flat_map(find_writers).collect()
 }
 
 /// The writers of rows. What they require of their input is seen to here, since a statement that is planned again meets no

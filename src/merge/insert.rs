@@ -53,6 +53,32 @@ pub(crate) async fn plan_insert(
     )?))
 }
 
+/// How rows in the table's columns are appended to `base`, on which they depend.
+pub(crate) fn plan_append(
+    base: Arc<Snapshot>,
+    operation: Operation,
+    session: Arc<SessionState>,
+) -> Result<CommitPlan> {
+    let target = write_target(&base, false)?;
+    let constraints = Constraints::try_new(&target, &session)?;
+    Ok(CommitPlan {
+        base: Some(base),
+        write: WriteSpec {
+            target,
+            format: RowFormat::Inserts,
+            constraints,
+            change_rows: false,
+            unique_matches: true,
+        },
+        scanned: Arc::default(),
+        removal: Removal::Marked,
+        prelude: vec![],
+        operation,
+        reads: ReadSet::Table,
+        session,
+    })
+}
+
 /// The version that a statement is based on: the one that `plan` reads of its own target, else the newest.
 ///
 /// # Errors
@@ -120,37 +146,25 @@ impl InsertStatement {
     async fn commit_plan(&self) -> Result<CommitPlan> {
         let (snapshot, reads_itself) = base_version(&self.table, &self.input).await?;
         let append = self.mode == InsertMode::Append;
-        let target = write_target(&snapshot, !append)?;
+        write_target(&snapshot, !append)?;
         self.check_schema(&snapshot)?;
-        let constraints = Constraints::try_new(&target, &self.session)?;
         let operation = match self.mode {
             InsertMode::Append => Operation::new("WRITE").with_parameter("mode", "Append"),
             InsertMode::Overwrite => Operation::new("WRITE").with_parameter("mode", "Overwrite"),
             InsertMode::Truncate => Operation::new("TRUNCATE"),
         };
         Ok(CommitPlan {
-            base: Some(snapshot),
-            write: WriteSpec {
-                target,
-                format: RowFormat::Inserts,
-                constraints,
-                change_rows: false,
-                unique_matches: true,
-            },
-            scanned: Arc::new(vec![]),
             removal: if append {
                 Removal::Marked
             } else {
                 Removal::All
             },
-            prelude: vec![],
-            operation,
             reads: if append && !reads_itself {
                 ReadSet::Nothing
             } else {
                 ReadSet::Table
             },
-            session: Arc::clone(&self.session),
+            ..plan_append(snapshot, operation, Arc::clone(&self.session))?
         })
     }
 

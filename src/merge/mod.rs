@@ -16,6 +16,7 @@
 mod clause;
 mod commit_exec;
 mod constraint;
+mod create;
 mod dml;
 mod insert;
 mod key_collect;
@@ -26,9 +27,10 @@ pub(crate) mod row_format;
 mod row_plan;
 mod write_exec;
 
-pub(crate) use commit_exec::{CommitExec, CommitPlan, Removal};
-pub(crate) use constraint::Constraints;
+pub(crate) use commit_exec::CommitExec;
+pub(crate) use create::plan_create;
 pub(crate) use dml::{DmlKind, rewrite_dml, session_state};
-pub(crate) use insert::{InsertMode, plan_insert, plan_truncate};
-pub(crate) use planner::{MergeStatement, plan_merge};
-pub(crate) use write_exec::WriteSpec;
+pub(crate) use insert::{InsertMode, plan_append, plan_insert, plan_truncate};
+pub(crate) use planner::{MergeStatement, plan_merge, without_dynamic_filters};
+pub(crate) use relation::SourceRelation as PlanRelation;
+pub(crate) use write_exec::RowCounts;

@@ -38,6 +38,8 @@ const SPARSE_SHARE: usize = 20;
 #[derive(Debug, Clone)]
 pub(crate) struct MergeStatement {
     pub table: DeltaTable,
+    /// The version to plan on, where that is not for the planner to choose.
+    pub base: Option<Arc<Snapshot>>,
     pub session: Arc<SessionState>,
     pub source: Arc<dyn ExecutionPlan>,
     /// The target's columns, then the source's, each qualified.
@@ -75,8 +77,12 @@ impl Replan for MergeStatement {
 }
 
 impl MergeStatement {
-    async fn plan(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
-        let (snapshot, _) = base_version(&self.table, &self.source).await?;
+    /// The row changes, and how to commit them.
+    pub(crate) async fn plan(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
+        let snapshot = match &self.base {
+            Some(base) => Arc::clone(base),
+            None => base_version(&self.table, &self.source).await?.0,
+        };
         let layout = snapshot.layout();
         let width = layout.schema().fields().len();
         let target_columns =
@@ -236,19 +242,8 @@ impl MergeStatement {
 
     /// The session with join settings for a small build side: repartitioning the whole target would cost more than sharing one
     /// hash table. Where the source may not fit into memory, a sort-merge join, which spills, takes its place.
-    ///
-    /// The plan will be part of a larger one, which is optimised, too. Dynamic filters are left to that: a join that has its
-    /// filter cannot be optimised again.
     fn planning_session(&self) -> SessionState {
-        const DYNAMIC_FILTERS: &str = "FilterPushdown(Post)";
-        let rules = self.session.physical_optimizers().iter();
-        let rules = rules
-            .filter(|rule| rule.name() != DYNAMIC_FILTERS)
-            .cloned()
-            .collect();
-        let mut session = SessionStateBuilder::new_from_existing(self.session.as_ref().clone())
-            .with_physical_optimizer_rules(rules)
-            .build();
+        let mut session = without_dynamic_filters(&self.session);
         let limit = match session.runtime_env().memory_pool.memory_limit() {
             MemoryLimit::Finite(limit) => limit,
             MemoryLimit::Infinite | MemoryLimit::Unknown => usize::MAX,
@@ -266,6 +261,20 @@ impl MergeStatement {
         }
         session
     }
+}
+
+/// The session for a plan that becomes part of a larger one, which is optimised again: a join that has its dynamic filter by then
+/// could not be.
+pub(crate) fn without_dynamic_filters(session: &SessionState) -> SessionState {
+    const DYNAMIC_FILTERS: &str = "FilterPushdown(Post)";
+    let rules = session.physical_optimizers().iter();
+    let rules = rules
+        .filter(|rule| rule.name() != DYNAMIC_FILTERS)
+        .cloned()
+        .collect();
+    SessionStateBuilder::new_from_existing(session.clone())
+        .with_physical_optimizer_rules(rules)
+        .build()
 }
 
 fn source_statistics(source: &Arc<dyn ExecutionPlan>) -> Option<Arc<Statistics>> {

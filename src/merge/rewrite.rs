@@ -187,7 +187,7 @@ pub(crate) fn operation_metrics(
         })
         .sum();
     let values: Vec<(&str, u64)> = match operation {
-        "MERGE" => vec![
+        "MERGE" | "SYNC" | "APPLY CHANGES" => vec![
             ("numTargetRowsInserted", counts.inserted),
             ("numTargetRowsUpdated", counts.updated),
             ("numTargetRowsDeleted", counts.deleted),

@@ -193,6 +193,34 @@ impl ExecutionPlan for RowWriteExec {
     }
 }
 
+/// Counts what rows of a format would do, and the ordinals of the files they would mark.
+pub(crate) fn count_changes(
+    batch: &RecordBatch,
+    format: RowFormat,
+    counts: &mut RowCounts,
+    files: &mut RoaringTreemap,
+) {
+    if format == RowFormat::Inserts {
+        counts.inserted += batch.num_rows() as u64;
+        return;
+    }
+    let actions = batch.column(0).as_primitive::<Int8Type>();
+    let addresses = batch.column(1).as_primitive::<UInt32Type>();
+    for row in 0..batch.num_rows() {
+        let action = actions.value(row);
+        let count = match action {
+            _ if action == RowAction::Insert as i8 => &mut counts.inserted,
+            _ if action == RowAction::Update as i8 => &mut counts.updated,
+            _ if action == RowAction::Delete as i8 => &mut counts.deleted,
+            _ => continue,
+        };
+        *count += 1;
+        if addresses.is_valid(row) {
+            files.insert(addresses.value(row).into());
+        }
+    }
+}
+
 /// The files and bitmaps of one partition.
 struct PartitionWriter {
     spec: WriteSpec,

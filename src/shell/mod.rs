@@ -1,10 +1,11 @@
-//! The shell: SQL and backslash commands, from scripts or typed at a prompt.
+//! The `alluvial` command: a shell for SQL and backslash commands, from scripts or typed at a prompt, and `alluvial sync`.
 //!
 //! ```text
 //! run ─┬─ repl ── helper        reads statements, completes and highlights them
 //!      │    │
-//!      └────┴─ Shell ─┬─ command    \d, \timing, \i, …
-//!                     └─ print      results, as they arrive; progress until then
+//!      ├────┴─ Shell ─┬─ command    \d, \timing, \i, …
+//!      │              └─ print      results, as they arrive; progress until then
+//!      └─ sync                  runs SYNC statements, once or for ever
 //! ```
 //!
 //! With a format other than `table` only data goes to standard output. Errors, progress and notes go to standard error.
@@ -14,6 +15,7 @@ mod helper;
 mod print;
 mod progress;
 mod repl;
+mod sync;
 
 use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
@@ -33,8 +35,9 @@ use command::Flow;
 pub use print::Format;
 use print::Style;
 use progress::Progress;
+pub use sync::{RunFormat, SyncOptions};
 
-/// A SQL shell over a folder of Delta tables.
+/// A SQL shell over a folder of Delta tables, and a command that keeps tables equal to their sources.
 ///
 /// Without -c and -f it reads statements from standard input: at a prompt when that is a terminal, as a script
 /// otherwise. The first error in -c, -f or a script ends it with exit code 1.
@@ -56,28 +59,38 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Format::Automatic)]
     pub format: Format,
     /// Show results and errors only: no row counts, no progress, no greeting
-    #[arg(short, long)]
+    #[arg(short, long, global = true)]
     pub quiet: bool,
     /// The memory that statements may use before they spill to disk, such as 512m, 4g or 1.5g
-    #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(short, long, global = true, value_name = "SIZE", value_parser = parse_size)]
     pub memory_limit: Option<usize>,
     /// The folder whose Delta tables are the tables
-    #[arg(long, value_name = "DIR", default_value = "./warehouse")]
+    #[arg(long, global = true, value_name = "DIR", default_value = "./warehouse")]
     pub warehouse: PathBuf,
+    /// What to do instead of running a shell
+    #[command(subcommand)]
+    pub subcommand: Option<Subcommand>,
+}
+
+/// What the command does when it is not a shell.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Subcommand {
+    /// Keep tables equal to their sources: run the SYNC statements of a script, once or for ever
+    ///
+    /// Without --every each sync runs once, in the order of the script, and the exit code is 1 if one failed. With it they
+    /// run until SIGINT or SIGTERM, which lets the runs at work finish; a second signal does not. Errors that can pass are
+    /// retried after longer and longer waits, without --every three times; a sync that fails otherwise is left out from then on.
+    Sync(SyncOptions),
 }
 
 /// Runs what `options` ask for in the session `ctx`, and says how the process should exit.
 pub async fn run(options: Options, ctx: SessionContext) -> ExitCode {
-    let mut shell = Shell::new(&options, ctx);
-    let outcome = if !options.commands.is_empty() || !options.files.is_empty() {
-        shell.run_all(&options).await
-    } else if io::stdin().is_terminal() {
-        Box::pin(repl::run(&mut shell)).await
-    } else {
-        shell.run_file(Path::new("-"), 0).await
+    let outcome = match &options.subcommand {
+        Some(Subcommand::Sync(of_sync)) => Box::pin(run_sync(&options, of_sync, ctx)).await,
+        None => run_shell(&options, ctx).await.map(|()| ExitCode::SUCCESS),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // Whoever read our output, such as `head`, has seen enough.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
@@ -87,6 +100,49 @@ pub async fn run(options: Options, ctx: SessionContext) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn run_sync(
+    options: &Options,
+    of_sync: &SyncOptions,
+    ctx: SessionContext,
+) -> Result<ExitCode, Failure> {
+    let Options {
+        commands,
+        files,
+        format,
+        quiet,
+        ..
+    } = options;
+    if !commands.is_empty() || !files.is_empty() || *format != Format::Automatic {
+        return Err(Failure::new(
+            "-c, -f and --format are about the shell when they stand before `sync`; write `alluvial sync -f FILE`",
+        ));
+    }
+    sync::run(of_sync, *quiet, ctx).await
+}
+
+async fn run_shell(options: &Options, ctx: SessionContext) -> Result<(), Failure> {
+    let mut shell = Shell::new(options, ctx);
+    if !options.commands.is_empty() || !options.files.is_empty() {
+        shell.run_all(options).await
+    } else if io::stdin().is_terminal() {
+        Box::pin(repl::run(&mut shell)).await
+    } else {
+        shell.run_file(Path::new("-"), 0).await
+    }
+}
+
+/// The name and the text of a script file, or of standard input for `-`.
+fn read_script(path: &Path) -> Result<(String, String), Failure> {
+    let (name, text) = if path == Path::new("-") {
+        ("stdin".to_owned(), io::read_to_string(io::stdin()))
+    } else {
+        (path.display().to_string(), std::fs::read_to_string(path))
+    };
+    let text = text.map_err(|error| Failure::new(format!("cannot read {name}: {error}")))?;
+    let text = text.trim_start_matches('\u{feff}').to_owned();
+    Ok((name, text))
 }
 
 /// Scripts that include scripts that include themselves end here.
@@ -125,14 +181,8 @@ impl Shell {
             let message = format!("{} is included by itself", path.display());
             return Err(Failure::new(message));
         }
-        let (name, text) = if path == Path::new("-") {
-            ("stdin".to_owned(), io::read_to_string(io::stdin()))
-        } else {
-            (path.display().to_string(), std::fs::read_to_string(path))
-        };
-        let text = text.map_err(|error| Failure::new(format!("cannot read {name}: {error}")))?;
-        let text = text.trim_start_matches('\u{feff}');
-        self.run_script(Some(&name), text, depth).await.map(|_| ())
+        let (name, text) = read_script(path)?;
+        self.run_script(Some(&name), &text, depth).await.map(|_| ())
     }
 
     /// Runs statements and commands up to the first error, which is placed in the script `name`.
@@ -252,6 +302,12 @@ impl Display for Failure {
 impl From<DataFusionError> for Failure {
     fn from(error: DataFusionError) -> Self {
         Self::new(print::message(&error))
+    }
+}
+
+impl From<crate::error::Error> for Failure {
+    fn from(error: crate::error::Error) -> Self {
+        DataFusionError::from(error).into()
     }
 }
 

@@ -23,8 +23,9 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::union::UnionExec;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
+use tokio::sync::OnceCell;
 
-use self::actions::{FeedFiles, plan_commits};
+use self::actions::{FeedFiles, inserted_file, plan_commits};
 use self::schema::{FeedCheck, check_range};
 use super::{ChangeRead, ChangeSource};
 use crate::change::{
@@ -33,8 +34,9 @@ use crate::change::{
 };
 use crate::delta::DeltaTable;
 use crate::delta::actions::decode_path;
+use crate::delta::create::TableDefinition;
 use crate::delta::layout::TableLayout;
-use crate::delta::log::{CommitFile, list_commits, read_commits, version_at};
+use crate::delta::log::{CommitFile, commit_fingerprint, list_commits, read_commits, version_at};
 use crate::delta::scan::{DeltaScan, ScanFile};
 use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
@@ -48,19 +50,46 @@ const ALWAYS_CHECKED_FILES: usize = 256;
 #[derive(Debug, Clone)]
 pub(crate) struct DeltaFeed {
     table: DeltaTable,
+    /// The version that is current for as long as this handle lives, once it has been looked up; absent for a handle that looks
+    /// each time.
+    pinned: Option<Arc<OnceCell<Arc<Snapshot>>>>,
 }
 
 impl DeltaFeed {
     /// The feed of `table`; whether there is one is found out when a range is resolved.
     pub(crate) fn new(table: DeltaTable) -> Self {
-        Self { table }
+        Self {
+            table,
+            pinned: None,
+        }
+    }
+
+    /// The feed of `table` as it stands when it is first asked: all answers are of the same moment, and none costs a look at the
+    /// log again.
+    pub(crate) fn pinned(table: DeltaTable) -> Self {
+        Self {
+            table,
+            pinned: Some(Arc::default()),
+        }
+    }
+
+    /// The newest version.
+    async fn current(&self) -> Result<Arc<Snapshot>> {
+        match &self.pinned {
+            Some(pinned) => pinned
+                .get_or_try_init(|| self.table.snapshot())
+                .await
+                .cloned(),
+            None => self.table.snapshot().await,
+        }
     }
 
     /// The snapshot whose schema the rows of a range have.
     async fn snapshot(&self, version: Option<i64>) -> Result<Arc<Snapshot>> {
+        let current = self.current().await?;
         match version {
-            Some(version) => self.table.snapshot_at(version).await,
-            None => self.table.snapshot().await,
+            Some(version) if version != current.version() => self.table.snapshot_at(version).await,
+            _ => Ok(current),
         }
     }
 
@@ -199,8 +228,50 @@ impl DeltaFeed {
 
 #[async_trait]
 impl ChangeSource for DeltaFeed {
+    fn name(&self) -> &str {
+        self.table.name()
+    }
+
+    fn location(&self) -> String {
+        self.table.location().to_string()
+    }
+
+    async fn current_version(&self) -> Result<i64> {
+        Ok(self.current().await?.version())
+    }
+
+    async fn identity(&self) -> Result<String> {
+        Ok(self.current().await?.metadata().id.clone())
+    }
+
+    async fn fingerprint(&self, version: i64) -> Result<Option<i64>> {
+        commit_fingerprint(&self.table, version).await
+    }
+
+    async fn commit_time(&self, version: i64) -> Result<Option<i64>> {
+        let snapshot = self.snapshot(Some(version)).await?;
+        Ok(Some(snapshot.timestamp().await?.saturating_mul(1000)))
+    }
+
+    async fn definition(&self, version: i64) -> Result<TableDefinition> {
+        Ok(TableDefinition::copy_of(
+            self.snapshot(Some(version)).await?.as_ref(),
+        ))
+    }
+
+    async fn check_followable(&self) -> Result<()> {
+        let snapshot = self.current().await?;
+        if snapshot.properties().change_data_feed {
+            return Ok(());
+        }
+        Err(Error::ChangesNotEnabled {
+            table: self.table.name().into(),
+            version: snapshot.version(),
+        })
+    }
+
     async fn resolve(&self, bounds: &ChangeBounds) -> Result<ChangeRange> {
-        let snapshot = self.table.snapshot().await?;
+        let snapshot = self.current().await?;
         let mut clock = Clock {
             table: self.table.name(),
             current: snapshot.version(),
@@ -234,13 +305,7 @@ impl ChangeSource for DeltaFeed {
     }
 
     async fn primary_key(&self) -> Result<Vec<String>> {
-        Ok(self
-            .table
-            .snapshot()
-            .await?
-            .properties()
-            .primary_key
-            .clone())
+        Ok(self.current().await?.properties().primary_key.clone())
     }
 
     async fn changes(
@@ -249,7 +314,7 @@ impl ChangeSource for DeltaFeed {
         read: ChangeRead<'_>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let snapshot = self.snapshot(Some(range.until())).await?;
-        let current = self.table.snapshot().await?;
+        let current = self.current().await?;
         if range.is_empty() {
             return empty(
                 &change_schema(self.table.name(), snapshot.layout().schema())?,
@@ -269,6 +334,20 @@ impl ChangeSource for DeltaFeed {
         let files = plan_commits(&self.table, range.since(), commits, wanted).await?;
         self.check_files(&range, &files, oldest_commit, &current)
             .await?;
+        self.plan(&snapshot, files, &read).await
+    }
+
+    async fn rows(&self, version: i64, read: ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+        let snapshot = self.snapshot(Some(version)).await?;
+        let timestamp = snapshot.timestamp().await?.saturating_mul(1000);
+        let adds = snapshot.files().await?;
+        let files = FeedFiles {
+            data: adds
+                .iter()
+                .map(|add| inserted_file(add.clone(), version, timestamp))
+                .collect(),
+            cdc: vec![],
+        };
         self.plan(&snapshot, files, &read).await
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! ```text
 //!  ChangeBounds ── resolve() ──> ChangeRange ── changes() ──> ExecutionPlan of the change relation
+//!                                 a version ──── rows() ─────> the same for its rows, as inserts
 //! ```
+//!
+//! Who follows a source keeps its identity and the fingerprint of the version reached: a source that was recreated, or restored
+//! and written on, has the same version numbers and another history.
 
 mod delta_feed;
 
@@ -18,11 +22,36 @@ use datafusion::physical_plan::ExecutionPlan;
 pub(crate) use delta_feed::DeltaFeed;
 
 use crate::change::{ChangeBounds, ChangeRange};
+use crate::delta::create::TableDefinition;
 use crate::error::Result;
 
 /// Something whose changes can be asked for by version.
 #[async_trait]
 pub(crate) trait ChangeSource: Debug + Send + Sync {
+    /// What messages call it.
+    fn name(&self) -> &str;
+
+    /// Where it is, without secrets.
+    fn location(&self) -> String;
+
+    /// The newest version.
+    async fn current_version(&self) -> Result<i64>;
+
+    /// Tells it from every other source, one that was made anew in its place included.
+    async fn identity(&self) -> Result<String>;
+
+    /// Tells the history up to `version` from another one; `None` where nobody knows any more.
+    async fn fingerprint(&self, version: i64) -> Result<Option<i64>>;
+
+    /// When a version was committed, in microseconds since the epoch, where that is known.
+    async fn commit_time(&self, version: i64) -> Result<Option<i64>>;
+
+    /// What a copy of it has to be created as.
+    async fn definition(&self, version: i64) -> Result<TableDefinition>;
+
+    /// Refuses a source whose coming changes could not be read.
+    async fn check_followable(&self) -> Result<()>;
+
     /// Checks bounds against the versions there are.
     async fn resolve(&self, bounds: &ChangeBounds) -> Result<ChangeRange>;
 
@@ -38,6 +67,14 @@ pub(crate) trait ChangeSource: Debug + Send + Sync {
         range: ChangeRange,
         read: ChangeRead<'_>,
     ) -> Result<Arc<dyn ExecutionPlan>>;
+
+    /// Whether it has rows beside its changes.
+    fn has_rows(&self) -> bool {
+        true
+    }
+
+    /// Plans the read of a version's rows as inserts of that version, in the schema of a change read.
+    async fn rows(&self, version: i64, read: ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>>;
 }
 
 /// How the rows of a range are to be read.

@@ -172,6 +172,21 @@ impl WarehouseSchema {
         Ok(table)
     }
 
+    /// A handle on the Delta table of that name, without a look at its log; `None` where there is no table.
+    ///
+    /// # Errors
+    /// When something else has that name.
+    pub(crate) fn find(&self, name: &str) -> crate::Result<Option<DeltaTable>> {
+        if let Some(provider) = self.registered(name) {
+            return delta_table_of(name, provider.as_ref()).map(Some);
+        }
+        if is_table(&self.table_folder(name)?) {
+            return self.delta_table(name).map(Some);
+        }
+        self.forget(name);
+        Ok(None)
+    }
+
     /// Forgets what was read of a table that is gone or made anew.
     pub(crate) fn forget(&self, name: &str) {
         self.opened
@@ -272,6 +287,20 @@ impl SchemaProvider for WarehouseSchema {
             || self
                 .table_folder(name)
                 .is_ok_and(|folder| is_table(&folder))
+    }
+}
+
+/// The Delta table behind a provider.
+///
+/// # Errors
+/// When it is none.
+pub(crate) fn delta_table_of(
+    name: &str,
+    provider: &dyn TableProvider,
+) -> crate::Result<DeltaTable> {
+    match provider.downcast_ref::<DeltaTableProvider>() {
+        Some(provider) => Ok(provider.table().clone()),
+        None => Err(Error::invalid(format!("{name} is not a Delta table"))),
     }
 }
 

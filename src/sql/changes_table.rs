@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::source::{ChangeRead, ChangeSource};
 
 /// The changes of a source as a table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ChangesTable {
     source: Arc<dyn ChangeSource>,
     schema: SchemaRef,
@@ -42,6 +42,24 @@ impl ChangesTable {
             source,
             schema,
             bounds,
+        }
+    }
+
+    /// Whose changes they are.
+    pub(crate) fn source(&self) -> Arc<dyn ChangeSource> {
+        Arc::clone(&self.source)
+    }
+
+    /// The bounds, as far as they were constants.
+    pub(crate) fn bounds_given(&self) -> ChangeBounds {
+        self.bounds.clone()
+    }
+
+    /// The same changes within other bounds.
+    pub(crate) fn with_bounds(&self, bounds: ChangeBounds) -> Self {
+        Self {
+            bounds,
+            ..self.clone()
         }
     }
 

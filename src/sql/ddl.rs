@@ -13,10 +13,15 @@ use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
 use super::delta_table::DeltaTableProvider;
 use super::history::history;
-use super::parser::{Parsed, parse};
+use super::parser::{Explain, Parsed, parse};
 use super::rewrite::{expand_stars, find_stars, rewrite_versions};
+use super::sync_session::find_delta_table;
+use super::sync_table::sync_plan;
 use crate::delta::DeltaTable;
 use crate::error::{Error, Result};
+use crate::sync::{drop_sync, show_syncs};
+
+pub(crate) use create::new_table;
 
 /// Plans one statement; tables are created and altered at once.
 pub(crate) async fn run(ctx: &SessionContext, sql: &str) -> Result<DataFrame> {
@@ -25,6 +30,26 @@ pub(crate) async fn run(ctx: &SessionContext, sql: &str) -> Result<DataFrame> {
         Parsed::AlterTable { table, change } => alter::alter_table(ctx, &table, change).await,
         Parsed::DescribeHistory { table, limit } => {
             Ok(ctx.read_batch(history(&delta_table(ctx, &table).await?, limit).await?)?)
+        }
+        Parsed::Sync { sync, explain } => {
+            let mut plan = LogicalPlanBuilder::from(sync_plan(ctx, *sync)?);
+            if let Some(Explain { analyze, verbose }) = explain {
+                plan = plan.explain(verbose, analyze)?;
+            }
+            Ok(DataFrame::new(ctx.state(), plan.build()?))
+        }
+        Parsed::ShowSyncs { target } => {
+            let targets = sync_targets(ctx, target).await?;
+            Ok(ctx.read_batch(show_syncs(ctx, &targets).await?)?)
+        }
+        Parsed::DropSync {
+            name,
+            target,
+            if_exists,
+        } => {
+            let table = delta_table(ctx, &target).await?;
+            drop_sync(&target, &table, &name, if_exists).await?;
+            nothing(ctx)
         }
         Parsed::Other(tokens) => {
             let plan = logical_plan(ctx, tokens).await?;
@@ -55,6 +80,41 @@ async fn logical_plan(ctx: &SessionContext, tokens: Vec<TokenWithSpan>) -> Resul
         ));
     }
     Ok(ctx.state().statement_to_plan(statement).await?)
+}
+
+/// The plan of a query given as text.
+pub(crate) async fn query_plan(ctx: &SessionContext, sql: &str) -> Result<LogicalPlan> {
+    match parse(sql)? {
+        Parsed::Other(tokens) => Box::pin(logical_plan(ctx, tokens)).await,
+        _ => Err(Error::invalid(format!("{sql}: expected a query"))),
+    }
+}
+
+/// The table, or every Delta table of the default schema.
+async fn sync_targets(
+    ctx: &SessionContext,
+    target: Option<TableReference>,
+) -> Result<Vec<(TableReference, DeltaTable)>> {
+    if let Some(target) = target {
+        let table = delta_table(ctx, &target).await?;
+        return Ok(vec![(target, table)]);
+    }
+    let defaults = ctx.state().config_options().catalog.clone();
+    let schema = ctx
+        .catalog(&defaults.default_catalog)
+        .and_then(|catalog| catalog.schema(&defaults.default_schema));
+    let mut targets = Vec::new();
+    for name in schema
+        .map(|schema| schema.table_names())
+        .unwrap_or_default()
+    {
+        let name = TableReference::bare(name);
+        // what is no Delta table has no syncs
+        if let Ok(Some(table)) = find_delta_table(ctx, &name).await {
+            targets.push((name, table));
+        }
+    }
+    Ok(targets)
 }
 
 async fn table_schema(ctx: &SessionContext, name: &TableReference) -> Result<SchemaRef> {

@@ -194,6 +194,7 @@ impl TableProvider for DeltaTableProvider {
         let session = Arc::new(session_state(state)?.clone());
         Ok(plan_merge(MergeStatement {
             table: self.table.clone(),
+            base: None,
             session,
             source,
             schema: merge_schema,

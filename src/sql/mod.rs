@@ -5,7 +5,7 @@
 //!    ├ ChangesRelationPlanner                table_changes(…), VERSION AS OF
 //!    ├ DmlRule                               UPDATE, DELETE of Delta tables
 //!    └ DeltaTableFactory                     CREATE EXTERNAL TABLE … STORED AS DELTA
-//!  SessionContextExt::alluvial_sql           the same and CREATE TABLE, ALTER TABLE, DESCRIBE HISTORY, UPDATE SET *, …
+//!  SessionContextExt::alluvial_sql           the same and CREATE TABLE, ALTER TABLE, DESCRIBE HISTORY, SYNC, …
 //!  SessionBuilder                            a session on a warehouse folder, as the shell has it
 //! ```
 
@@ -20,14 +20,19 @@ mod factory;
 mod functions;
 mod history;
 mod parser;
+mod query_source;
 mod relation_planner;
 mod rewrite;
 mod session;
 pub(crate) mod split;
+mod sync_parser;
+mod sync_session;
+mod sync_table;
 mod types;
 
 pub use catalog::WarehouseCatalog;
 pub use delta_table::DeltaTableProvider;
 pub use factory::DeltaTableFactory;
+pub use parser::parse_sync;
 pub use session::{SessionBuilder, SessionContextExt};
 pub use split::{SplitError, Statement, split_statements};

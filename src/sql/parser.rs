@@ -10,8 +10,10 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
+use super::sync_parser;
 use super::types::{expect, parse_type, parse_words};
 use crate::error::{Error, Result};
+use crate::sync::{Statement, Sync};
 
 /// A statement, sorted by who plans it.
 #[derive(Debug)]
@@ -25,8 +27,28 @@ pub(crate) enum Parsed {
         table: TableReference,
         limit: Option<usize>,
     },
+    /// `SYNC` or `APPLY CHANGES`, or an EXPLAIN of one.
+    Sync {
+        sync: Box<Sync>,
+        explain: Option<Explain>,
+    },
+    ShowSyncs {
+        target: Option<TableReference>,
+    },
+    DropSync {
+        name: String,
+        target: TableReference,
+        if_exists: bool,
+    },
     /// For DataFusion.
     Other(Vec<TokenWithSpan>),
+}
+
+/// How a plan is explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Explain {
+    pub analyze: bool,
+    pub verbose: bool,
 }
 
 /// `CREATE [OR REPLACE] TABLE [IF NOT EXISTS] …`.
@@ -91,7 +113,41 @@ pub(crate) fn parse(sql: &str) -> Result<Parsed> {
     {
         return describe_history(parser);
     }
+    if parse_words(&mut parser, &["SHOW", "SYNCS"]) {
+        let target = sync_parser::parse_show(parser)?;
+        return Ok(Parsed::ShowSyncs { target });
+    }
+    if parse_words(&mut parser, &["DROP", "SYNC"]) {
+        let (name, target, if_exists) = sync_parser::parse_drop(parser)?;
+        return Ok(Parsed::DropSync {
+            name,
+            target,
+            if_exists,
+        });
+    }
+    let explain = parse_words(&mut parser, &["EXPLAIN"]).then(|| Explain {
+        analyze: parse_words(&mut parser, &["ANALYZE"]),
+        verbose: parse_words(&mut parser, &["VERBOSE"]),
+    });
+    if let Some(statement) = sync_parser::parse_verb(&mut parser) {
+        let sync = Box::new(sync_parser::parse_sync(parser, statement)?);
+        return Ok(Parsed::Sync { sync, explain });
+    }
     Ok(Parsed::Other(tokens))
+}
+
+/// The `SYNC` that a text is; `None` for any other statement.
+///
+/// # Errors
+/// When it does not tokenize, or is a SYNC (or another statement of ours) and wrong.
+pub fn parse_sync(sql: &str) -> Result<Option<Sync>> {
+    match parse(sql)? {
+        Parsed::Sync {
+            sync,
+            explain: None,
+        } if sync.statement == Statement::Sync => Ok(Some(*sync)),
+        _ => Ok(None),
+    }
 }
 
 /// The name as SQL reads it: lower case unless quoted.
@@ -287,7 +343,7 @@ fn describe_history(mut parser: Parser<'_>) -> Result<Parsed> {
     Ok(Parsed::DescribeHistory { table, limit })
 }
 
-fn table_name(parser: &mut Parser<'_>) -> Result<TableReference> {
+pub(super) fn table_name(parser: &mut Parser<'_>) -> Result<TableReference> {
     let mut parts = vec![identifier(parser)?];
     while parser.consume_token(&Token::Period) {
         parts.push(identifier(parser)?);
@@ -305,7 +361,7 @@ fn table_name(parser: &mut Parser<'_>) -> Result<TableReference> {
     }
 }
 
-fn identifier(parser: &mut Parser<'_>) -> Result<String> {
+pub(super) fn identifier(parser: &mut Parser<'_>) -> Result<String> {
     parser.parse_identifier().map(normalize).map_err(|error| {
         Error::invalid(
             error
@@ -315,7 +371,7 @@ fn identifier(parser: &mut Parser<'_>) -> Result<String> {
     })
 }
 
-fn name_list(parser: &mut Parser<'_>) -> Result<Vec<String>> {
+pub(super) fn name_list(parser: &mut Parser<'_>) -> Result<Vec<String>> {
     expect(parser, &Token::LParen)?;
     let mut names = vec![identifier(parser)?];
     while parser.consume_token(&Token::Comma) {
@@ -393,7 +449,7 @@ fn property_key(parser: &mut Parser<'_>) -> Result<String> {
 }
 
 /// The text of a string, a number or true/false.
-fn literal(parser: &mut Parser<'_>) -> Result<String> {
+pub(super) fn literal(parser: &mut Parser<'_>) -> Result<String> {
     match parser.next_token().token {
         Token::SingleQuotedString(text)
         | Token::DoubleQuotedString(text)
@@ -419,7 +475,7 @@ fn rest(parser: &mut Parser<'_>) -> Vec<TokenWithSpan> {
     }
 }
 
-fn end(parser: &mut Parser<'_>, statement: &str) -> Result<()> {
+pub(super) fn end(parser: &mut Parser<'_>, statement: &str) -> Result<()> {
     let _ = parser.consume_token(&Token::SemiColon);
     match parser.peek_token().token {
         Token::EOF => Ok(()),

@@ -316,6 +316,11 @@ async fn as_add(table: &DeltaTable, remove: Remove) -> Result<Add> {
     })
 }
 
+/// A file whose live rows are all inserted.
+pub(super) fn inserted_file(add: Add, version: i64, timestamp: i64) -> ScanFile {
+    data_file(add, RowMask::Live, ChangeType::Insert, version, timestamp)
+}
+
 fn data_file(
     add: Add,
     rows: RowMask,

@@ -1,26 +1,20 @@
 //! `ALTER TABLE`: metadata-only commits.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use arrow::datatypes::{Field, FieldRef, Schema};
 use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
 use datafusion::prelude::SessionContext;
-use delta_kernel::engine::arrow_conversion::TryIntoKernel;
-use delta_kernel::schema::{StructField, StructType};
 
-use super::create::new_column;
 use super::{delta_table, nothing};
 use crate::change::refuse_reserved_columns;
-use crate::delta::actions::{Action, Metadata, Protocol};
-use crate::delta::features::{check_writable, protocol_for, upgrade};
+use crate::delta::actions::Metadata;
+use crate::delta::alter::{commit_metadata, wanted_protocol, with_columns};
+use crate::delta::features::check_writable;
 use crate::delta::layout::TableLayout;
 use crate::delta::properties::{CONSTRAINT_PREFIX, change_data_feed};
 use crate::delta::snapshot::Snapshot;
-use crate::delta::transaction::{
-    CommitOutcome, Operation, ReadSet, Transaction, checkpoint_if_due,
-};
+use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
 use crate::sql::parser::TableChange;
 
@@ -82,7 +76,7 @@ pub(crate) async fn alter_table(
     let Some((metadata, operation)) = changed(&snapshot, change)? else {
         return nothing(ctx);
     };
-    commit(&snapshot, metadata, operation).await?;
+    commit_metadata(&snapshot, metadata, operation).await?;
     nothing(ctx)
 }
 
@@ -205,60 +199,6 @@ fn changed(snapshot: &Snapshot, change: TableChange) -> Result<Option<(Metadata,
     Ok((metadata != *snapshot.metadata()).then_some((metadata, operation)))
 }
 
-/// The schema with the columns at its end; `None` if all are there already.
-fn with_columns(
-    snapshot: &Snapshot,
-    columns: Vec<FieldRef>,
-    if_not_exists: bool,
-) -> Result<Option<StructType>> {
-    let table = snapshot.table().name();
-    if snapshot.layout().is_mapped() {
-        return Err(Error::UnsupportedFeature {
-            table: table.into(),
-            needs: "has column mapping, and this build does not add columns under it".into(),
-        });
-    }
-    let present = snapshot.layout().kernel_schema();
-    let mut added: Vec<FieldRef> = Vec::new();
-    for column in columns {
-        if present
-            .fields()
-            .any(|field| field.name().eq_ignore_ascii_case(column.name()))
-        {
-            if if_not_exists {
-                continue;
-            }
-            return Err(Error::invalid(format!(
-                "{table} has a column {:?} already",
-                column.name()
-            )));
-        }
-        if added
-            .iter()
-            .any(|field| field.name().eq_ignore_ascii_case(column.name()))
-        {
-            return Err(Error::invalid(format!(
-                "the column {:?} is added twice",
-                column.name()
-            )));
-        }
-        if !column.is_nullable() {
-            return Err(Error::invalid(format!(
-                "column {:?}: a new column is NULL in the rows that are there, so it cannot be NOT NULL",
-                column.name()
-            )));
-        }
-        added.push(new_column(table, &column)?);
-    }
-    if added.is_empty() {
-        return Ok(None);
-    }
-    let added: Vec<Field> = added.iter().map(|field| field.as_ref().clone()).collect();
-    let added: StructType = (&Schema::new(added)).try_into_kernel()?;
-    let all: Vec<StructField> = present.fields().chain(added.fields()).cloned().collect();
-    Ok(Some(StructType::try_new(all)?))
-}
-
 /// A constraint holds for every row from the start.
 async fn check_rows(
     ctx: &SessionContext,
@@ -280,32 +220,4 @@ async fn check_rows(
         )));
     }
     Ok(())
-}
-
-/// The protocol that the metadata asks for.
-fn wanted_protocol(metadata: &Metadata) -> Result<Protocol> {
-    let schema: StructType = serde_json::from_str(&metadata.schema_string)?;
-    Ok(protocol_for(&schema, metadata))
-}
-
-async fn commit(snapshot: &Arc<Snapshot>, metadata: Metadata, operation: Operation) -> Result<()> {
-    let mut actions = vec![Action::Metadata(metadata.clone())];
-    if let Some(protocol) = upgrade(snapshot.protocol(), &wanted_protocol(&metadata)?) {
-        actions.push(Action::Protocol(protocol));
-    }
-    let table = snapshot.table().clone();
-    let transaction = Transaction {
-        table: table.clone(),
-        base: Some(Arc::clone(snapshot)),
-        operation,
-        actions,
-        reads: ReadSet::Table,
-    };
-    match transaction.commit().await? {
-        CommitOutcome::Committed(version) => {
-            checkpoint_if_due(&table, version).await;
-            Ok(())
-        }
-        CommitOutcome::Conflict(conflict) => Err(conflict),
-    }
 }

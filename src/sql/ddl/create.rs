@@ -14,14 +14,12 @@ use datafusion::prelude::SessionContext;
 
 use super::{logical_plan, nothing};
 use crate::delta::DeltaTable;
-use crate::delta::actions::{Action, Metadata, Protocol};
-use crate::delta::create::{TableDefinition, delta_field, write_target};
-use crate::delta::features::{check_writable, upgrade};
+use crate::delta::actions::{Metadata, Protocol};
+use crate::delta::create::{TableDefinition, write_target};
 use crate::delta::snapshot::Snapshot;
-use crate::delta::transaction::{Operation, ReadSet};
+use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
-use crate::merge::row_format::RowFormat;
-use crate::merge::{CommitExec, CommitPlan, Constraints, Removal};
+use crate::merge::{CommitExec, plan_create};
 use crate::sql::catalog::{DEFAULT_SCHEMA, WarehouseSchema};
 use crate::sql::delta_table::DeltaTableProvider;
 use crate::sql::parser::CreateTable;
@@ -51,12 +49,20 @@ pub(crate) async fn create_table(ctx: &SessionContext, create: CreateTable) -> R
     let is_new = base.is_none();
     if let Err(error) = Box::pin(write(ctx, &name, create, &place, base)).await {
         if is_new {
-            place.discard();
+            place.table.discard_folder();
         }
         return Err(error);
     }
     place.register(ctx, &name).await?;
     nothing(ctx)
+}
+
+/// The place where a table of that name would be.
+///
+/// # Errors
+/// When the name is taken by something else, or its schema is no warehouse.
+pub(crate) fn new_table(ctx: &SessionContext, name: &TableReference) -> Result<DeltaTable> {
+    Ok(Place::find(ctx, name, None)?.table)
 }
 
 /// Where the table is, and who must know of it.
@@ -127,15 +133,6 @@ impl Place {
         }
         Ok(())
     }
-
-    /// Removes the local folder of a table that did not come about.
-    fn discard(&self) {
-        if let Ok(folder) = self.table.location().to_file_path()
-            && !folder.join("_delta_log").is_dir()
-        {
-            let _ = std::fs::remove_dir(folder);
-        }
-    }
 }
 
 async fn write(
@@ -164,12 +161,21 @@ async fn write(
         name.table(),
         base.as_ref().map(|base| base.metadata().id.clone()),
     )?;
-    if let Ok(folder) = place.table.location().to_file_path() {
-        std::fs::create_dir_all(folder)?;
-    }
+    place.table.create_folder()?;
     let (is_query, or_replace) = (query.is_some(), create.or_replace);
     let rows = rows(&place.table, &metadata, &protocol, query).await?;
-    let plan = commit_plan(ctx, place, metadata, protocol, base, is_query)?;
+    let verb = if base.is_some() {
+        "CREATE OR REPLACE TABLE"
+    } else {
+        "CREATE TABLE"
+    };
+    let operation = if is_query {
+        Operation::new(&format!("{verb} AS SELECT"))
+    } else {
+        Operation::new(verb)
+    };
+    let session = Arc::new(ctx.state());
+    let plan = plan_create(&place.table, metadata, protocol, base, operation, session)?;
     let commit = Arc::new(CommitExec::new(rows, plan, None)?);
     match collect(commit, ctx.task_ctx()).await.map_err(Error::from) {
         Ok(_) => Ok(()),
@@ -235,67 +241,4 @@ async fn rows(
         .select(casts.collect::<Vec<_>>())?
         .create_physical_plan()
         .await?)
-}
-
-fn commit_plan(
-    ctx: &SessionContext,
-    place: &Place,
-    metadata: Metadata,
-    protocol: Protocol,
-    base: Option<Arc<Snapshot>>,
-    query: bool,
-) -> Result<CommitPlan> {
-    let session = Arc::new(ctx.state());
-    let protocol = match &base {
-        Some(base) => {
-            upgrade(base.protocol(), &protocol).unwrap_or_else(|| base.protocol().clone())
-        }
-        None => protocol,
-    };
-    let target = write_target(&place.table, &metadata, &protocol)?;
-    check_writable(place.table.name(), &metadata, &protocol, &target.layout)?;
-    let constraints = Constraints::try_new(&target, &session)?;
-    let verb = if base.is_some() {
-        "CREATE OR REPLACE TABLE"
-    } else {
-        "CREATE TABLE"
-    };
-    let operation = Operation::new(&if query {
-        format!("{verb} AS SELECT")
-    } else {
-        verb.to_owned()
-    })
-    .with_parameter(
-        "partitionBy",
-        serde_json::to_string(&metadata.partition_columns)?,
-    )
-    .with_parameter(
-        "properties",
-        serde_json::to_string(&metadata.configuration)?,
-    );
-    Ok(CommitPlan {
-        prelude: vec![Action::Protocol(protocol), Action::Metadata(metadata)],
-        removal: if base.is_some() {
-            Removal::All
-        } else {
-            Removal::Marked
-        },
-        base,
-        write: crate::merge::WriteSpec {
-            target,
-            format: RowFormat::Inserts,
-            constraints,
-            change_rows: false,
-            unique_matches: true,
-        },
-        scanned: Arc::default(),
-        operation,
-        reads: ReadSet::Table,
-        session,
-    })
-}
-
-/// A column to be added, in Delta's type.
-pub(super) fn new_column(table: &str, field: &FieldRef) -> Result<FieldRef> {
-    delta_field(table, field)
 }

@@ -1,0 +1,339 @@
+//! `SYNC INTO`, `APPLY CHANGES INTO`, `SHOW SYNCS`, `DROP SYNC`.
+
+use datafusion::common::TableReference;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+use super::parser::{end, identifier, literal, name_list, table_name};
+use super::types::{expect, parse_words};
+use crate::error::{Error, Result};
+use crate::sync::{Columns, OnExpired, SourceSpec, Statement, Storage, Sync, SyncBuilder};
+
+/// The clauses that may follow the source, as messages list them.
+const CLAUSES: &str = "KEYS (…), SEQUENCE BY …, COLUMNS …, APPLY AS DELETE WHEN …, IGNORE NULL UPDATES, STORED AS SCD TYPE 1 | 2, TRACK HISTORY ON …";
+
+/// Which statement begins here, its first words consumed.
+pub(super) fn parse_verb(parser: &mut Parser<'_>) -> Option<Statement> {
+    if parse_words(parser, &["SYNC", "INTO"]) {
+        Some(Statement::Sync)
+    } else if parse_words(parser, &["APPLY", "CHANGES", "INTO"])
+        || parse_words(parser, &["AUTO", "CDC", "INTO"])
+    {
+        Some(Statement::ApplyChanges)
+    } else {
+        None
+    }
+}
+
+/// Parses what follows the verb.
+///
+/// # Errors
+/// When a clause is wrong, missing or given twice.
+pub(super) fn parse_sync(mut parser: Parser<'_>, statement: Statement) -> Result<Sync> {
+    let verb = match statement {
+        Statement::Sync => "SYNC",
+        Statement::ApplyChanges => "APPLY CHANGES",
+    };
+    let target = table_name(&mut parser)?;
+    if !parse_words(&mut parser, &["FROM"]) {
+        return Err(unexpected(&mut parser, verb, "FROM source"));
+    }
+    let builder = Sync::builder().statement(statement).target(target);
+    let mut clauses = Clauses {
+        verb,
+        statement,
+        builder: match source(&mut parser)? {
+            SourceSpec::Table(name) => builder.source(name),
+            SourceSpec::Query(sql) => builder.source_query(sql),
+        },
+        seen: vec![],
+        type_2: false,
+        track_history: None,
+    };
+    while clauses.parse_clause(&mut parser)? {}
+    end_of(&mut parser, verb)?;
+    clauses.build()
+}
+
+/// A table, a query in parentheses, or a call such as `table_changes('t', 0)`; Databricks' `STREAM(…)` around it says nothing here.
+fn source(parser: &mut Parser<'_>) -> Result<SourceSpec> {
+    if parse_words(parser, &["STREAM"]) {
+        if !parser.consume_token(&Token::LParen) {
+            return source(parser);
+        }
+        let inner = source(parser)?;
+        expect(parser, &Token::RParen)?;
+        return Ok(inner);
+    }
+    if parser.consume_token(&Token::LParen) {
+        return Ok(SourceSpec::Query(balanced(parser)?));
+    }
+    let name = table_name(parser)?;
+    if parser.consume_token(&Token::LParen) {
+        let arguments = balanced(parser)?;
+        return Ok(SourceSpec::Query(format!(
+            "SELECT * FROM {name}({arguments})"
+        )));
+    }
+    Ok(SourceSpec::Table(name))
+}
+
+/// The text up to the parenthesis that closes one that is open.
+fn balanced(parser: &mut Parser<'_>) -> Result<String> {
+    let (mut depth, mut text) = (1_usize, String::new());
+    loop {
+        let token = match parser.next_token_no_skip() {
+            Some(token) => token.token.clone(),
+            None => Token::EOF,
+        };
+        match &token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth -= 1,
+            Token::EOF => return Err(Error::invalid("FROM ( … is not closed by )")),
+            _ => {}
+        }
+        if depth == 0 {
+            return Ok(text);
+        }
+        text.push_str(&token.to_string());
+    }
+}
+
+/// The clauses so far.
+struct Clauses {
+    verb: &'static str,
+    statement: Statement,
+    builder: SyncBuilder,
+    seen: Vec<&'static str>,
+    type_2: bool,
+    track_history: Option<Columns>,
+}
+
+impl Clauses {
+    /// Parses one clause; `false` when there is none.
+    fn parse_clause(&mut self, parser: &mut Parser<'_>) -> Result<bool> {
+        let builder = std::mem::take(&mut self.builder);
+        let is_sync = self.statement == Statement::Sync;
+        self.builder = if parse_words(parser, &["KEYS"]) {
+            self.once("KEYS")?;
+            builder.keys(name_list(parser)?)
+        } else if parse_words(parser, &["SEQUENCE", "BY"]) {
+            self.once("SEQUENCE BY")?;
+            builder.sequence_by(expression(parser, "SEQUENCE BY")?)
+        } else if parse_words(parser, &["COLUMNS"]) {
+            self.once("COLUMNS")?;
+            builder.columns(columns(parser)?)
+        } else if parse_words(parser, &["APPLY", "AS", "DELETE", "WHEN"]) {
+            self.once("APPLY AS DELETE WHEN")?;
+            builder.apply_as_delete_when(expression(parser, "APPLY AS DELETE WHEN")?)
+        } else if parse_words(parser, &["APPLY", "AS", "TRUNCATE", "WHEN"]) {
+            self.once("APPLY AS TRUNCATE WHEN")?;
+            if is_sync {
+                return Err(Error::invalid(
+                    "APPLY AS TRUNCATE WHEN belongs to APPLY CHANGES INTO; a SYNC follows its source, which a TRUNCATE of the source empties",
+                ));
+            }
+            builder.apply_as_truncate_when(expression(parser, "APPLY AS TRUNCATE WHEN")?)
+        } else if parse_words(parser, &["IGNORE", "NULL", "UPDATES"]) {
+            self.once("IGNORE NULL UPDATES")?;
+            let on = if parse_words(parser, &["ON"]) {
+                columns(parser)?
+            } else {
+                Columns::All
+            };
+            builder.ignore_null_updates(on)
+        } else if parse_words(parser, &["STORED", "AS", "SCD", "TYPE"]) {
+            self.once("STORED AS")?;
+            self.type_2 = scd_type(parser)?;
+            builder
+        } else if parse_words(parser, &["TRACK", "HISTORY", "ON"]) {
+            self.once("TRACK HISTORY ON")?;
+            self.track_history = Some(columns(parser)?);
+            builder
+        } else if parse_words(parser, &["WITH", "SCHEMA", "EVOLUTION"]) {
+            self.once("WITH SCHEMA EVOLUTION")?;
+            builder.with_schema_evolution()
+        } else if is_sync && parse_words(parser, &["ON", "EXPIRED"]) {
+            self.once("ON EXPIRED")?;
+            builder.on_expired(on_expired(parser)?)
+        } else if is_sync && parse_words(parser, &["AS"]) {
+            self.once("AS")?;
+            builder.name(sync_name(parser)?)
+        } else if parse_words(parser, &["DRY", "RUN"]) {
+            self.once("DRY RUN")?;
+            builder.dry_run()
+        } else {
+            self.builder = builder;
+            return Ok(false);
+        };
+        Ok(true)
+    }
+
+    fn once(&mut self, clause: &'static str) -> Result<()> {
+        if self.seen.contains(&clause) {
+            return Err(Error::invalid(format!(
+                "{}: {clause} is given twice",
+                self.verb
+            )));
+        }
+        self.seen.push(clause);
+        Ok(())
+    }
+
+    fn build(self) -> Result<Sync> {
+        let storage = match (self.type_2, self.track_history) {
+            (true, track_history) => Storage::ScdType2 {
+                track_history: track_history.unwrap_or_default(),
+            },
+            (false, None) => Storage::ScdType1,
+            (false, Some(_)) => {
+                return Err(Error::invalid(
+                    "TRACK HISTORY ON needs a history: add STORED AS SCD TYPE 2",
+                ));
+            }
+        };
+        self.builder.stored_as(storage).build()
+    }
+}
+
+/// `a, b`, `(a, b)`, `*` or `* EXCEPT (a, b)`.
+fn columns(parser: &mut Parser<'_>) -> Result<Columns> {
+    if parser.consume_token(&Token::Mul) {
+        return if parse_words(parser, &["EXCEPT"]) {
+            Ok(Columns::Except(name_list(parser)?))
+        } else {
+            Ok(Columns::All)
+        };
+    }
+    if parser.peek_token().token == Token::LParen {
+        return Ok(Columns::Only(name_list(parser)?));
+    }
+    let mut names = vec![identifier(parser)?];
+    while parser.consume_token(&Token::Comma) {
+        names.push(identifier(parser)?);
+    }
+    Ok(Columns::Only(names))
+}
+
+fn expression(parser: &mut Parser<'_>, clause: &str) -> Result<String> {
+    parser
+        .parse_expr()
+        .map(|expression| expression.to_string())
+        .map_err(|error| Error::invalid(format!("{clause}: {error}")))
+}
+
+/// Whether it is type 2.
+fn scd_type(parser: &mut Parser<'_>) -> Result<bool> {
+    match parser.next_token().token {
+        Token::Number(number, _) if number == "1" => Ok(false),
+        Token::Number(number, _) if number == "2" => Ok(true),
+        other => Err(Error::invalid(format!(
+            "STORED AS SCD TYPE is 1 (one row per key) or 2 (a history), not {other}"
+        ))),
+    }
+}
+
+fn on_expired(parser: &mut Parser<'_>) -> Result<OnExpired> {
+    if parse_words(parser, &["ERROR"]) {
+        Ok(OnExpired::Error)
+    } else if parse_words(parser, &["RESNAPSHOT"]) {
+        Ok(OnExpired::Resnapshot)
+    } else {
+        let found = parser.peek_token().token;
+        Err(Error::invalid(format!(
+            "ON EXPIRED is followed by ERROR or RESNAPSHOT, not {found}"
+        )))
+    }
+}
+
+/// A name, quoted or not.
+fn sync_name(parser: &mut Parser<'_>) -> Result<String> {
+    match parser.peek_token().token {
+        Token::SingleQuotedString(_) => literal(parser),
+        _ => identifier(parser),
+    }
+}
+
+/// `SHOW SYNCS [IN target]`, its first words consumed.
+pub(super) fn parse_show(mut parser: Parser<'_>) -> Result<Option<TableReference>> {
+    let target = if parse_words(&mut parser, &["IN"]) || parse_words(&mut parser, &["FROM"]) {
+        Some(table_name(&mut parser)?)
+    } else {
+        None
+    };
+    end(&mut parser, "SHOW SYNCS")?;
+    Ok(target)
+}
+
+/// `DROP SYNC [IF EXISTS] 'name' ON target`, its first words consumed: name, target, whether it may be missing.
+pub(super) fn parse_drop(mut parser: Parser<'_>) -> Result<(String, TableReference, bool)> {
+    let if_exists = parse_words(&mut parser, &["IF", "EXISTS"]);
+    let name = sync_name(&mut parser)?;
+    if !parse_words(&mut parser, &["ON"]) {
+        return Err(unexpected(&mut parser, "DROP SYNC 'name'", "ON target"));
+    }
+    let target = table_name(&mut parser)?;
+    end(&mut parser, "DROP SYNC")?;
+    Ok((name, target, if_exists))
+}
+
+fn unexpected(parser: &mut Parser<'_>, statement: &str, expected: &str) -> Error {
+    let found = parser.peek_token().token;
+    Error::invalid(format!("{statement}: expected {expected}, found {found}"))
+}
+
+fn end_of(parser: &mut Parser<'_>, verb: &str) -> Result<()> {
+    end(parser, verb).map_err(|error| {
+        let more = if verb == "SYNC" {
+            ", WITH SCHEMA EVOLUTION, ON EXPIRED …, AS 'name' and DRY RUN"
+        } else {
+            ", APPLY AS TRUNCATE WHEN …, WITH SCHEMA EVOLUTION and DRY RUN"
+        };
+        Error::invalid(format!("{error}; the clauses are {CLAUSES}{more}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sql::parse_sync;
+
+    fn refused(sql: &str, part: &str) {
+        let error = parse_sync(sql).unwrap_err().to_string();
+        assert!(error.contains(part), "{sql}: {error} lacks {part:?}");
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        refused(
+            "SYNC INTO a FROM b KEYS (id) KEYS (id)",
+            "KEYS is given twice",
+        );
+        refused("SYNC INTO a FROM b KEYS (id, id)", "twice");
+        refused("SYNC INTO a KEYS (id)", "expected FROM source, found KEYS");
+        refused(
+            "SYNC INTO a FROM b STORED AS SCD TYPE 3",
+            "1 (one row per key)",
+        );
+        refused(
+            "SYNC INTO a FROM b TRACK HISTORY ON (x)",
+            "STORED AS SCD TYPE 2",
+        );
+        refused(
+            "SYNC INTO a FROM b ON EXPIRED IGNORE",
+            "ERROR or RESNAPSHOT",
+        );
+        refused("SYNC INTO a FROM b WHERE x = 1", "the clauses are KEYS");
+        refused("SYNC INTO a FROM (SELECT 1", "is not closed");
+        refused("SYNC INTO a FROM b AS ''", "cannot be empty");
+        refused("APPLY CHANGES INTO a FROM b KEYS (id)", "needs SEQUENCE BY");
+    }
+
+    #[test]
+    fn a_sync_is_named_after_its_source() {
+        let name = |sql: &str| parse_sync(sql).unwrap().unwrap().name().to_owned();
+        assert_eq!(name("SYNC INTO a FROM b"), "b");
+        assert_eq!(name("sync into a from x.b as 'of x';"), "of x");
+        assert_eq!(name("SYNC INTO a FROM table_changes('b', 0)"), "query");
+        assert!(parse_sync("SELECT 1").unwrap().is_none());
+    }
+}

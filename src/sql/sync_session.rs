@@ -1,0 +1,81 @@
+//! What a sync names, looked up in a session.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::common::TableReference;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::SessionContext;
+
+use super::catalog::{WarehouseSchema, delta_table_of};
+use super::ddl::{new_table, query_plan};
+use super::query_source::QuerySource;
+use crate::delta::DeltaTable;
+use crate::error::{Error, Result};
+use crate::source::{ChangeSource, DeltaFeed};
+use crate::sync::{SourceSpec, SyncSession};
+
+#[async_trait]
+impl SyncSession for SessionContext {
+    async fn sync_target(&self, name: &TableReference) -> Result<DeltaTable> {
+        match find_delta_table(self, name).await? {
+            Some(table) => Ok(table),
+            None => new_table(self, name),
+        }
+    }
+
+    async fn sync_source(&self, source: &SourceSpec) -> Result<Arc<dyn ChangeSource>> {
+        match source {
+            SourceSpec::Table(name) => {
+                let table =
+                    find_delta_table(self, name)
+                        .await?
+                        .ok_or_else(|| Error::TableNotFound {
+                            table: name.to_string(),
+                            hint: "; SHOW TABLES lists what there is".into(),
+                        })?;
+                Ok(Arc::new(DeltaFeed::pinned(table)))
+            }
+            SourceSpec::Query(sql) => Ok(Arc::new(QuerySource::try_new(
+                query_plan(self, sql).await?,
+                Arc::new(self.state()),
+            )?)),
+        }
+    }
+
+    async fn source_rows(&self, source: &SourceSpec) -> Result<LogicalPlan> {
+        match source {
+            SourceSpec::Table(name) => {
+                let table = self.table(name.clone()).await?;
+                Ok(table.into_unoptimized_plan())
+            }
+            SourceSpec::Query(sql) => query_plan(self, sql).await,
+        }
+    }
+}
+
+/// The Delta table of that name; its log is not looked at.
+pub(crate) async fn find_delta_table(
+    ctx: &SessionContext,
+    name: &TableReference,
+) -> Result<Option<DeltaTable>> {
+    let defaults = &ctx.state().config_options().catalog.clone();
+    let resolved = name
+        .clone()
+        .resolve(&defaults.default_catalog, &defaults.default_schema);
+    let schema = ctx
+        .catalog(&resolved.catalog)
+        .and_then(|catalog| catalog.schema(&resolved.schema));
+    let Some(schema) = schema else {
+        return Ok(None);
+    };
+    let any: &dyn Any = schema.as_ref();
+    if let Some(warehouse) = any.downcast_ref::<WarehouseSchema>() {
+        return warehouse.find(&resolved.table);
+    }
+    match schema.table(&resolved.table).await? {
+        Some(provider) => delta_table_of(&resolved.table, provider.as_ref()).map(Some),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,224 @@
+//! The MERGE that applies resolved events: its condition and its clauses.
+
+use datafusion::common::{Column, DFSchema, ScalarValue, TableReference};
+use datafusion::functions::core::expr_fn::coalesce;
+use datafusion::logical_expr::dml::{MergeIntoAction, MergeIntoClause, MergeIntoClauseKind};
+use datafusion::logical_expr::{Expr, lit, when};
+
+use super::columns::{END_AT, START_AT};
+use super::event::{END, OP, Op, SEQUENCE};
+use super::event_plan::parse;
+use super::setup::{Setup, Target};
+use crate::change::distinct;
+use crate::error::Result;
+
+/// The qualifier of the target's columns.
+pub(super) const TARGET: &str = "target";
+/// The qualifier of the events' columns.
+pub(super) const SOURCE: &str = "source";
+
+/// Condition and clauses.
+pub(super) struct MergeClauses {
+    pub on: Expr,
+    pub clauses: Vec<MergeIntoClause>,
+}
+
+impl MergeClauses {
+    /// The latest change of each key: a change that is older than what the target holds does nothing.
+    pub(super) fn latest(
+        setup: &Setup<'_>,
+        target: &Target,
+        truncated: Option<ScalarValue>,
+    ) -> Result<Self> {
+        let held = held_sequence(setup, target)?;
+        let in_time = held
+            .clone()
+            .map(|held| held.clone().is_null().or(of_source(SEQUENCE).gt_eq(held)));
+        let mut clauses = row_clauses(setup, in_time, None)?;
+        if let Some(truncated) = truncated {
+            let older = held.map(|held| held.clone().is_null().or(held.lt(lit(truncated))));
+            clauses.push(MergeIntoClause {
+                kind: MergeIntoClauseKind::NotMatchedBySource,
+                predicate: older,
+                action: MergeIntoAction::Delete,
+            });
+        }
+        Ok(Self {
+            on: keys_match(setup),
+            clauses,
+        })
+    }
+
+    /// All rows of the source: what is equal stays untouched.
+    pub(super) fn compare(setup: &Setup<'_>, delete: bool) -> Result<Self> {
+        let differs = values(setup)?.into_iter().zip(value_types(setup));
+        let differs =
+            differs.map(|((name, value), data_type)| distinct(of_target(&name), value, &data_type));
+        let differs = differs.reduce(Expr::or).unwrap_or_else(|| lit(false));
+        let mut clauses = row_clauses(setup, None, Some(differs))?;
+        if delete {
+            clauses.push(MergeIntoClause {
+                kind: MergeIntoClauseKind::NotMatchedBySource,
+                predicate: None,
+                action: MergeIntoAction::Delete,
+            });
+        }
+        Ok(Self {
+            on: keys_match(setup),
+            clauses,
+        })
+    }
+
+    /// Rows of a history that are new, different or gone.
+    pub(super) fn history(setup: &Setup<'_>) -> Self {
+        let mut values: Vec<(String, Expr)> = setup
+            .layout
+            .columns
+            .iter()
+            .map(|field| (field.name().clone(), of_source(field.name())))
+            .collect();
+        let is_key = |(name, _): &(String, Expr)| setup.keys.contains(name);
+        let mut assigned: Vec<(String, Expr)> = values
+            .iter()
+            .filter(|value| !is_key(value))
+            .cloned()
+            .collect();
+        assigned.push((END_AT.into(), of_source(END)));
+        values.extend([
+            (START_AT.into(), of_source(SEQUENCE)),
+            (END_AT.into(), of_source(END)),
+        ]);
+        let clauses = vec![
+            clause(
+                MergeIntoClauseKind::Matched,
+                is_delete(),
+                MergeIntoAction::Delete,
+            ),
+            clause(
+                MergeIntoClauseKind::Matched,
+                is_write(),
+                MergeIntoAction::Update(assigned),
+            ),
+            clause(
+                MergeIntoClauseKind::NotMatchedByTarget,
+                is_write(),
+                insert(values),
+            ),
+        ];
+        Self {
+            on: keys_match(setup).and(of_target(START_AT).eq(of_source(SEQUENCE))),
+            clauses,
+        }
+    }
+}
+
+/// Delete, update and insert, for rows that are `in_time` and differ.
+fn row_clauses(
+    setup: &Setup<'_>,
+    in_time: Option<Expr>,
+    differs: Option<Expr>,
+) -> Result<Vec<MergeIntoClause>> {
+    let with =
+        |condition: Expr, more: &Option<Expr>| more.iter().cloned().fold(condition, Expr::and);
+    let mut clauses = vec![clause(
+        MergeIntoClauseKind::Matched,
+        with(is_delete(), &in_time),
+        MergeIntoAction::Delete,
+    )];
+    let values = values(setup)?;
+    if !values.is_empty() {
+        clauses.push(clause(
+            MergeIntoClauseKind::Matched,
+            with(with(is_write(), &in_time), &differs),
+            MergeIntoAction::Update(values),
+        ));
+    }
+    let columns = setup.layout.columns.iter();
+    let all = columns.map(|field| (field.name().clone(), of_source(field.name())));
+    clauses.push(clause(
+        MergeIntoClauseKind::NotMatchedByTarget,
+        is_write(),
+        insert(all.collect()),
+    ));
+    Ok(clauses)
+}
+
+/// The columns beside the key, and what an update makes of each.
+fn values(setup: &Setup<'_>) -> Result<Vec<(String, Expr)>> {
+    let layout = &setup.layout;
+    let columns = layout.columns.iter().enumerate();
+    let value = |(index, field): (usize, &arrow::datatypes::FieldRef)| {
+        let (name, new) = (field.name(), of_source(field.name()));
+        let value = if layout.ignore_null[index] {
+            let kept = coalesce(vec![new.clone(), of_target(name)]);
+            when(of_source(OP).eq(Op::Replace.literal()), new).otherwise(kept)?
+        } else {
+            new
+        };
+        Ok((name.clone(), value))
+    };
+    columns
+        .filter(|(index, _)| !layout.keys.contains(index))
+        .map(value)
+        .collect()
+}
+
+fn value_types(setup: &Setup<'_>) -> impl Iterator<Item = arrow::datatypes::DataType> {
+    let columns = setup.layout.columns.iter().enumerate();
+    columns
+        .filter(|(index, _)| !setup.layout.keys.contains(index))
+        .map(|(_, field)| field.data_type().clone())
+}
+
+/// What the target holds of SEQUENCE BY; `None` where versions order the changes or the target lacks a column of it.
+fn held_sequence(setup: &Setup<'_>, target: &Target) -> Result<Option<Expr>> {
+    let (Some(sql), Some(base)) = (&setup.sync.sequence_by, &target.base) else {
+        return Ok(None);
+    };
+    if !setup.held {
+        return Ok(None);
+    }
+    let schema =
+        DFSchema::try_from_qualified_schema(TableReference::bare(TARGET), base.layout().schema())?;
+    let held = parse("SEQUENCE BY", sql, &setup.state, &schema)?;
+    Ok(Some(datafusion::logical_expr::cast(
+        held,
+        setup.layout.sequence.clone(),
+    )))
+}
+
+fn keys_match(setup: &Setup<'_>) -> Expr {
+    let keys = setup.keys.iter();
+    keys.map(|key| of_target(key).eq(of_source(key)))
+        .reduce(Expr::and)
+        .unwrap_or_else(|| lit(false))
+}
+
+fn of_target(name: &str) -> Expr {
+    Expr::Column(Column::new(Some(TARGET), name))
+}
+
+fn of_source(name: &str) -> Expr {
+    Expr::Column(Column::new(Some(SOURCE), name))
+}
+
+fn is_delete() -> Expr {
+    of_source(OP).eq(Op::Delete.literal())
+}
+
+fn is_write() -> Expr {
+    of_source(OP).not_eq(Op::Delete.literal())
+}
+
+fn clause(kind: MergeIntoClauseKind, condition: Expr, action: MergeIntoAction) -> MergeIntoClause {
+    MergeIntoClause {
+        kind,
+        predicate: Some(condition),
+        action,
+    }
+}
+
+fn insert(values: Vec<(String, Expr)>) -> MergeIntoAction {
+    let (columns, values) = values.into_iter().unzip();
+    MergeIntoAction::Insert { columns, values }
+}

@@ -1,0 +1,264 @@
+//! Plans that turn what a source returns into events (see [`super::event`]).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use datafusion::catalog::default_table_source::provider_as_source;
+use datafusion::common::{Column, DFSchema, ScalarValue};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{
+    Expr, ExprSchemable, JoinType, LogicalPlan, LogicalPlanBuilder, cast, ident, lit, when,
+};
+
+use super::columns::{END_AT, START_AT};
+use super::event::{END, EventLayout, OP, ORDINAL, Op, SEQUENCE, VERSION};
+use super::relation::VersionRelation;
+use super::spec::Sync;
+use crate::change::{CHANGE_TYPE, COMMIT_VERSION, ChangeType};
+use crate::delta::snapshot::Snapshot;
+use crate::error::{Error, Result};
+
+const CHANGE_ORDINAL: &str = "_change_ordinal";
+
+/// What orders the changes of a key: SEQUENCE BY, or the version.
+#[derive(Debug, Clone)]
+pub(super) struct Sequence {
+    /// Over the source's columns.
+    pub expression: Expr,
+    pub data_type: DataType,
+    /// The columns that it is made of.
+    pub columns: HashSet<String>,
+}
+
+impl Sequence {
+    /// Plans the statement's SEQUENCE BY over `input`.
+    pub(super) fn try_new(sync: &Sync, state: &SessionState, input: &DFSchema) -> Result<Self> {
+        let expression = match &sync.sequence_by {
+            Some(sql) => parse("SEQUENCE BY", sql, state, input)?,
+            None => column(input, COMMIT_VERSION).ok_or_else(|| {
+                Error::invalid(format!(
+                    "{} has no column _commit_version that would order its changes; select it, or say what orders them with SEQUENCE BY",
+                    sync.source
+                ))
+            })?,
+        };
+        let columns = expression.column_refs();
+        Ok(Self {
+            data_type: stored_type(expression.get_type(input)?),
+            columns: columns.iter().map(|column| column.name.clone()).collect(),
+            expression,
+        })
+    }
+}
+
+/// The type in which a sequence is kept.
+fn stored_type(data_type: DataType) -> DataType {
+    match data_type {
+        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
+        DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
+        DataType::Timestamp(_, None) => {
+            DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None)
+        }
+        DataType::Timestamp(_, Some(_)) => {
+            DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("UTC".into()))
+        }
+        other => other,
+    }
+}
+
+/// Plans an expression of the statement.
+pub(super) fn parse(
+    clause: &str,
+    sql: &str,
+    state: &SessionState,
+    schema: &DFSchema,
+) -> Result<Expr> {
+    state
+        .create_logical_expr(sql, schema)
+        .map_err(|error| Error::invalid(format!("{clause} {sql}: {}", error.strip_backtrace())))
+}
+
+/// The column of that name, with its qualifier.
+pub(super) fn column(schema: &DFSchema, name: &str) -> Option<Expr> {
+    schema
+        .iter()
+        .find(|(_, field)| field.name() == name)
+        .map(|(qualifier, field)| Expr::Column(Column::new(qualifier.cloned(), field.name())))
+}
+
+/// The events in `input`: change rows where it has `_change_type`, otherwise rows that are all to be written.
+pub(super) fn source_events(
+    sync: &Sync,
+    state: &SessionState,
+    layout: &EventLayout,
+    sequence: &Sequence,
+    input: LogicalPlan,
+) -> Result<LogicalPlan> {
+    let schema = Arc::clone(input.schema());
+    let version = column(&schema, COMMIT_VERSION);
+    let mut events = Vec::with_capacity(layout.width() + 5);
+    for field in &layout.columns {
+        let found = column(&schema, field.name())
+            .ok_or_else(|| Error::internal(format!("the source lacks {:?}", field.name())))?;
+        events.push(as_type(found, field.data_type(), &schema)?.alias(field.name()));
+    }
+    let op = op(sync, state, &schema)?;
+    let ordinal = match (column(&schema, CHANGE_ORDINAL), &version) {
+        (Some(ordinal), _) => cast(ordinal, DataType::Int64),
+        (None, Some(_)) => ordinal(&schema)?,
+        (None, None) => lit(0_i64),
+    };
+    let at = as_type(sequence.expression.clone(), &layout.sequence, &schema)?;
+    let version = version.map_or(lit(0_i64), |version| cast(version, DataType::Int64));
+    events.extend([
+        op.alias(OP),
+        at.alias(SEQUENCE),
+        cast(lit(ScalarValue::Null), layout.sequence.clone()).alias(END),
+        version.alias(VERSION),
+        ordinal.alias(ORDINAL),
+    ]);
+    Ok(LogicalPlanBuilder::from(input).project(events)?.build()?)
+}
+
+fn as_type(expression: Expr, data_type: &DataType, schema: &DFSchema) -> Result<Expr> {
+    if expression.get_type(schema)? == *data_type {
+        Ok(expression)
+    } else {
+        Ok(cast(expression, data_type.clone()))
+    }
+}
+
+fn is_type(schema: &DFSchema, kind: ChangeType) -> Option<Expr> {
+    column(schema, CHANGE_TYPE).map(|column| column.eq(lit(kind.as_str())))
+}
+
+fn op(sync: &Sync, state: &SessionState, schema: &DFSchema) -> Result<Expr> {
+    let deletes = match &sync.delete_when {
+        Some(sql) => Some(parse("APPLY AS DELETE WHEN", sql, state, schema)?.is_true()),
+        None => None,
+    };
+    let deletes = is_type(schema, ChangeType::Delete)
+        .into_iter()
+        .chain(deletes);
+    let branches = is_type(schema, ChangeType::UpdatePreimage)
+        .map(|preimage| (preimage, Op::Preimage))
+        .into_iter()
+        .chain(deletes.map(|delete| (delete, Op::Delete)));
+    let mut case: Option<datafusion::logical_expr::conditional_expressions::CaseBuilder> = None;
+    for (condition, op) in branches {
+        case = Some(match case {
+            None => when(condition, op.literal()),
+            Some(mut case) => case.when(condition, op.literal()),
+        });
+    }
+    match case {
+        None => Ok(Op::Upsert.literal()),
+        Some(mut case) => Ok(case.otherwise(Op::Upsert.literal())?),
+    }
+}
+
+/// Within a version a row leaves before it comes back.
+fn ordinal(schema: &DFSchema) -> Result<Expr> {
+    let leaves = [ChangeType::Delete, ChangeType::UpdatePreimage];
+    let leaves = leaves.into_iter().filter_map(|kind| is_type(schema, kind));
+    match leaves.reduce(Expr::or) {
+        Some(leaves) => Ok(when(leaves, lit(0_i64)).otherwise(lit(1_i64))?),
+        None => Ok(lit(0_i64)),
+    }
+}
+
+/// The rows of a history whose keys `events` has, as events.
+pub(super) async fn existing_events(
+    layout: &EventLayout,
+    target: &Arc<Snapshot>,
+    events: LogicalPlan,
+) -> Result<LogicalPlan> {
+    const KEY: &str = "__alluvial_key_";
+    let keys = layout.key_names();
+    let named = |index: usize| format!("{KEY}{index}");
+    let wanted = keys
+        .iter()
+        .enumerate()
+        .map(|(index, key)| ident(*key).alias(named(index)));
+    let wanted = LogicalPlanBuilder::from(events)
+        .project(wanted.collect::<Vec<_>>())?
+        .build()?;
+    let on = keys
+        .iter()
+        .enumerate()
+        .map(|(index, key)| ident(named(index)).eq(ident(*key)));
+    let rows = LogicalPlanBuilder::from(wanted).join_on(
+        history(target).await?,
+        JoinType::RightSemi,
+        on.collect::<Vec<_>>(),
+    )?;
+    let control = [
+        Op::Existing.literal(),
+        cast(ident(START_AT), layout.sequence.clone()),
+        cast(ident(END_AT), layout.sequence.clone()),
+        lit(-1_i64),
+    ];
+    history_events(rows, layout, control)
+}
+
+/// Deletes, at `version`, of the keys that a history has open and `events` has not.
+pub(super) async fn missing_events(
+    layout: &EventLayout,
+    target: &Arc<Snapshot>,
+    events: LogicalPlan,
+    version: i64,
+) -> Result<LogicalPlan> {
+    let keys = layout.key_names();
+    let of_source = |key: &str| format!("__alluvial_source_{key}");
+    let wanted = keys.iter().map(|key| ident(*key).alias(of_source(key)));
+    let wanted = LogicalPlanBuilder::from(events)
+        .project(wanted.collect::<Vec<_>>())?
+        .build()?;
+    let open = LogicalPlanBuilder::from(history(target).await?)
+        .filter(ident(END_AT).is_null())?
+        .build()?;
+    let on = keys.iter().map(|key| ident(of_source(key)).eq(ident(*key)));
+    let gone = LogicalPlanBuilder::from(wanted).join_on(
+        open,
+        JoinType::RightAnti,
+        on.collect::<Vec<_>>(),
+    )?;
+    let control = [
+        Op::Delete.literal(),
+        cast(lit(version), layout.sequence.clone()),
+        cast(lit(ScalarValue::Null), layout.sequence.clone()),
+        lit(version),
+    ];
+    history_events(gone, layout, control)
+}
+
+/// Rows of a history as events: op, sequence, end and version are given.
+fn history_events(
+    rows: LogicalPlanBuilder,
+    layout: &EventLayout,
+    control: [Expr; 4],
+) -> Result<LogicalPlan> {
+    let [op, sequence, end, version] = control;
+    let mut columns: Vec<Expr> = layout
+        .columns
+        .iter()
+        .map(|field| cast(ident(field.name()), field.data_type().clone()).alias(field.name()))
+        .collect();
+    columns.extend([
+        op.alias(OP),
+        sequence.alias(SEQUENCE),
+        end.alias(END),
+        version.alias(VERSION),
+        lit(0_i64).alias(ORDINAL),
+    ]);
+    Ok(rows.project(columns)?.build()?)
+}
+
+async fn history(target: &Arc<Snapshot>) -> Result<LogicalPlan> {
+    let relation = VersionRelation::new(target).await?;
+    Ok(
+        LogicalPlanBuilder::scan("history", provider_as_source(Arc::new(relation)), None)?
+            .build()?,
+    )
+}

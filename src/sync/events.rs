@@ -1,0 +1,162 @@
+//! One key's changes, in order, and what is wrong with them.
+
+use arrow::array::{Array, AsArray, Int8Array, Int64Array, RecordBatch};
+use arrow::datatypes::{Int8Type, Int64Type};
+use arrow::row::{RowConverter, Rows, SortField};
+use arrow::util::display::array_value_to_string;
+
+use super::event::{EventLayout, Op};
+use crate::error::{Error, Result};
+
+/// The control columns of a batch of events.
+pub(super) struct Events<'a> {
+    pub layout: &'a EventLayout,
+    pub batch: &'a RecordBatch,
+    ops: &'a Int8Array,
+    versions: &'a Int64Array,
+    ordinals: &'a Int64Array,
+    sequences: Rows,
+}
+
+impl<'a> Events<'a> {
+    /// Reads the control columns.
+    pub(super) fn try_new(layout: &'a EventLayout, batch: &'a RecordBatch) -> Result<Self> {
+        let sequence = batch.column(layout.sequence());
+        let converter = RowConverter::new(vec![SortField::new(sequence.data_type().clone())])?;
+        Ok(Self {
+            layout,
+            batch,
+            ops: batch.column(layout.op()).as_primitive::<Int8Type>(),
+            versions: batch.column(layout.version()).as_primitive::<Int64Type>(),
+            ordinals: batch.column(layout.ordinal()).as_primitive::<Int64Type>(),
+            sequences: converter.convert_columns(&[sequence.clone()])?,
+        })
+    }
+
+    /// What a row does.
+    pub(super) fn op(&self, row: usize) -> Op {
+        Op::of(self.ops.value(row))
+    }
+
+    /// What orders a row; later ones are greater.
+    pub(super) fn sequence(&self, row: usize) -> arrow::row::Row<'_> {
+        self.sequences.row(row)
+    }
+
+    /// The changes among `rows`, which belong to one key and are sorted by version and ordinal: the row before an update is left
+    /// out unless the update has given the row another key.
+    ///
+    /// # Errors
+    /// When the key or a sequence is NULL, or two changes that differ have the same place in the order.
+    pub(super) fn of_key(&self, rows: std::ops::Range<usize>) -> Result<Vec<usize>> {
+        let mut changes: Vec<usize> = Vec::with_capacity(rows.len());
+        self.check_key(rows.start)?;
+        for row in rows.clone() {
+            if self.op(row) == Op::Preimage && self.has_postimage(row, rows.end) {
+                continue;
+            }
+            self.check_sequence(row)?;
+            if let Some(before) = changes.last().copied()
+                && self.same_place(before, row)
+            {
+                self.check_same(before, row)?;
+            }
+            changes.push(row);
+        }
+        Ok(changes)
+    }
+
+    fn has_postimage(&self, row: usize, end: usize) -> bool {
+        let version = self.versions.value(row);
+        (row + 1..end)
+            .take_while(|next| self.versions.value(*next) == version)
+            .any(|next| self.op(next) == Op::Upsert)
+    }
+
+    fn same_place(&self, left: usize, right: usize) -> bool {
+        let kept = |row| matches!(self.op(row), Op::Remembered | Op::Existing);
+        !kept(left)
+            && !kept(right)
+            && self.versions.value(left) == self.versions.value(right)
+            && self.ordinals.value(left) == self.ordinals.value(right)
+            && self.sequence(left) == self.sequence(right)
+    }
+
+    fn check_key(&self, row: usize) -> Result<()> {
+        let null = |index: &&usize| self.batch.column(**index).is_null(row);
+        match self.layout.keys.iter().find(null) {
+            None => Ok(()),
+            Some(index) => Err(Error::invalid(format!(
+                "NULL_KEY: the key column {:?} is NULL in the row ({}); a row without a key can be neither matched nor followed, correct it in \
+                 the source or leave it out with FROM (SELECT … WHERE {} IS NOT NULL)",
+                self.layout.columns[*index].name(),
+                self.describe(row),
+                self.layout.columns[*index].name(),
+            ))),
+        }
+    }
+
+    fn check_sequence(&self, row: usize) -> Result<()> {
+        if self.batch.column(self.layout.sequence()).is_valid(row) || self.op(row) == Op::Existing {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "NULL_SEQUENCE: SEQUENCE BY is NULL in the row ({}), so nobody knows whether it is late; give every change a sequence",
+            self.describe(row)
+        )))
+    }
+
+    /// Two changes at the same place must be the same: deletes are, whatever images they carry.
+    fn check_same(&self, left: usize, right: usize) -> Result<()> {
+        let same = match (self.op(left), self.op(right)) {
+            (Op::Upsert, Op::Upsert) => self.same_values(left, right),
+            (left, right) => left == right || [left, right] == [Op::Preimage, Op::Delete],
+        };
+        if same {
+            return Ok(());
+        }
+        let word = |row| {
+            if self.op(row) == Op::Upsert {
+                ""
+            } else {
+                "delete "
+            }
+        };
+        Err(Error::invalid(format!(
+            "AMBIGUOUS_CHANGES: two different changes of one key have the same place in the order: {}({}) and {}({}); \
+             order them with a SEQUENCE BY that tells them apart, or remove one from the source",
+            word(left),
+            self.describe(left),
+            word(right),
+            self.describe(right)
+        )))
+    }
+
+    fn same_values(&self, left: usize, right: usize) -> bool {
+        (0..self.layout.width()).all(|index| {
+            let column = self.batch.column(index);
+            column.slice(left, 1).to_data() == column.slice(right, 1).to_data()
+        })
+    }
+
+    /// The row as text, at a length that a message can have.
+    fn describe(&self, row: usize) -> String {
+        const SHOWN: usize = 8;
+        let value = |index: usize| {
+            let text = array_value_to_string(self.batch.column(index), row).unwrap_or_default();
+            let text = if self.batch.column(index).is_null(row) {
+                "NULL".into()
+            } else {
+                text
+            };
+            format!("{}: {text}", self.layout.columns[index].name())
+        };
+        let keys_first = self.layout.keys.iter().copied();
+        let others = (0..self.layout.width()).filter(|index| !self.layout.keys.contains(index));
+        let mut shown: Vec<String> = keys_first.chain(others).take(SHOWN).map(value).collect();
+        if self.layout.width() > SHOWN {
+            shown.push("…".into());
+        }
+        shown.join(", ")
+    }
+}

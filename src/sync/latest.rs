@@ -1,0 +1,112 @@
+//! The latest change of each key.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int8Array, RecordBatch, UInt32Array};
+use arrow::compute::take;
+use arrow::datatypes::SchemaRef;
+
+use super::event::{EventLayout, Op};
+use super::events::Events;
+use super::key_groups::Groups;
+use super::resolve_exec::Resolved;
+use crate::error::{Error, Result};
+
+/// One row per key that has a change or is remembered: the change that comes last by sequence, then version and ordinal.
+pub(super) fn resolve(
+    layout: &EventLayout,
+    groups: &Groups,
+    schema: &SchemaRef,
+) -> Result<Resolved> {
+    let events = Events::try_new(layout, &groups.batch)?;
+    let mut winners = Winners::new(layout);
+    let mut changed_keys = 0;
+    for bounds in groups.bounds.windows(2) {
+        let mut changes = events.of_key(bounds[0]..bounds[1])?;
+        let is_change = |row: &usize| events.op(*row) != Op::Remembered;
+        changed_keys += usize::from(changes.iter().any(is_change));
+        // stable: changes of the same sequence stay in the order of versions
+        changes.sort_by(|left, right| events.sequence(*left).cmp(&events.sequence(*right)));
+        winners.add(&events, &changes)?;
+    }
+    Ok(Resolved {
+        batch: winners.take(&groups.batch, schema)?,
+        counted_keys: changed_keys,
+    })
+}
+
+/// The rows to take, column by column: where NULL does not count, a value may come from an earlier change.
+struct Winners<'a> {
+    layout: &'a EventLayout,
+    ops: Vec<i8>,
+    rows: Vec<u32>,
+    /// For each column in which NULL does not count, the row of its value.
+    filled: Vec<Option<Vec<u32>>>,
+}
+
+impl<'a> Winners<'a> {
+    fn new(layout: &'a EventLayout) -> Self {
+        let filled = layout
+            .ignore_null
+            .iter()
+            .map(|ignore| ignore.then(Vec::new));
+        Self {
+            layout,
+            ops: vec![],
+            rows: vec![],
+            filled: filled.collect(),
+        }
+    }
+
+    /// Adds the last of `changes`, which are in order.
+    fn add(&mut self, events: &Events<'_>, changes: &[usize]) -> Result<()> {
+        let Some((winner, before)) = changes.split_last() else {
+            return Ok(());
+        };
+        // since when the row that the winner writes has been there
+        let removed = before
+            .iter()
+            .rposition(|row| !matches!(events.op(*row), Op::Upsert | Op::Remembered));
+        let op = match (events.op(*winner), removed) {
+            (Op::Preimage | Op::Delete, _) => Op::Delete,
+            (Op::Upsert, Some(_)) => Op::Replace,
+            (op, _) => op,
+        };
+        let since = &before[removed.map_or(0, |index| index + 1)..];
+        self.ops.push(op as i8);
+        self.rows.push(index(*winner)?);
+        for (column, filled) in self.filled.iter_mut().enumerate() {
+            if let Some(filled) = filled {
+                let values = events.batch.column(column);
+                let given = |row: &&usize| values.is_valid(**row) && events.op(**row) == Op::Upsert;
+                let found = if values.is_null(*winner) {
+                    since.iter().rev().find(given).unwrap_or(winner)
+                } else {
+                    winner
+                };
+                filled.push(index(*found)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(self, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+        let rows = UInt32Array::from(self.rows);
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
+        for (column, filled) in self.filled.into_iter().enumerate() {
+            let values = batch.column(column);
+            columns.push(match filled {
+                Some(filled) => take(values, &UInt32Array::from(filled), None)?,
+                None => take(values, &rows, None)?,
+            });
+        }
+        columns.push(Arc::new(Int8Array::from(self.ops)));
+        columns.push(take(batch.column(self.layout.sequence()), &rows, None)?);
+        Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
+    }
+}
+
+/// A row number as Arrow takes it.
+pub(super) fn index(row: usize) -> Result<u32> {
+    u32::try_from(row).map_err(Error::internal)
+}

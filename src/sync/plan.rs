@@ -1,0 +1,422 @@
+//! Decides what a run has to do, and plans it. Nothing is written here.
+//!
+//! ```text
+//!  no record of the sync ──────────────────────────────> full: create, fill or compare
+//!  recorded, and the source is the one it was ─ no newer version ─> up to date
+//!                                             └ newer versions ───> incremental
+//!  recorded, but there is no way on ─ ON EXPIRED ERROR ─────> POSITION_LOST
+//!                                   └ ON EXPIRED RESNAPSHOT ─> full: compare
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use chrono::Utc;
+use datafusion::catalog::default_table_source::provider_as_source;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+
+use super::apply::{Fill, apply_changes, compare, fill};
+use super::position::{Position, Registration};
+use super::relation::{Read, SourceRelation};
+use super::report::SyncMode;
+use super::session::SyncSession;
+use super::setup::{Setup, Target};
+use super::spec::{OnExpired, Statement, Sync};
+use super::step::{Progress, Step, Work};
+use crate::change::{Bound, ChangeBounds, ChangeRange};
+use crate::error::{Error, Result};
+use crate::source::ChangeSource;
+
+/// A range without a change moves the position only when it has so many versions: syncs that follow each other round a ring
+/// would otherwise keep each other busy for ever.
+const MAX_VERSIONS_BEHIND: i64 = 100;
+/// Or when the position is as old as this, lest the source forget the way from it.
+const MAX_AGE_MILLIS: i64 = 24 * 3600 * 1000;
+
+/// Plans one attempt.
+pub(super) struct Planner<'a, S> {
+    pub sync: &'a Sync,
+    pub session: &'a S,
+    pub state: Arc<SessionState>,
+    /// Whether the source is known to have rows with equal keys.
+    pub repeated_keys: bool,
+}
+
+/// Why there is no way on from a position.
+struct Lost {
+    position: String,
+    reason: String,
+    /// Whether the source is another one now.
+    replaced: bool,
+}
+
+enum Way {
+    On(Step),
+    Lost(Lost),
+}
+
+impl<S: SyncSession> Planner<'_, S> {
+    /// Plans what is to be done now.
+    pub(super) async fn step(&self) -> Result<Step> {
+        let table = self.session.sync_target(&self.sync.target).await?;
+        let base = match table.snapshot().await {
+            Ok(base) => Some(base),
+            Err(Error::TableNotFound { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let target = Target { table, base };
+        match self.sync.statement {
+            Statement::Sync => self.sync(target).await,
+            Statement::ApplyChanges => self.apply(target).await,
+        }
+    }
+
+    async fn sync(&self, target: Target) -> Result<Step> {
+        let source = self.session.sync_source(&self.sync.source).await?;
+        if source.location() == target.table.location().as_str() {
+            return Err(Error::invalid(format!(
+                "{} is source and target at once; a table cannot be kept equal to itself",
+                self.sync.target
+            )));
+        }
+        let Some((registration, base)) = self.registration(&target)? else {
+            return self.begin(&target, &source).await;
+        };
+        match self.follow(&target, &registration, &base, &source).await? {
+            Way::On(step) => Ok(step),
+            Way::Lost(lost) if self.sync.on_expired == OnExpired::Error => {
+                Err(Error::PositionLost {
+                    sync: self.sync.name.clone(),
+                    target: self.sync.target.to_string(),
+                    source_table: source.name().into(),
+                    position: lost.position,
+                    reason: lost.reason,
+                })
+            }
+            Way::Lost(lost) => self.begin_anew(&target, registration, &source, &lost).await,
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "a pair that only this file knows")]
+    fn registration(
+        &self,
+        target: &Target,
+    ) -> Result<Option<(Registration, Arc<crate::delta::snapshot::Snapshot>)>> {
+        let Some(base) = &target.base else {
+            return Ok(None);
+        };
+        let found = Registration::find(base.metadata(), &self.sync.name)?;
+        Ok(found.map(|registration| (registration, Arc::clone(base))))
+    }
+
+    async fn follow(
+        &self,
+        target: &Target,
+        registration: &Registration,
+        base: &Arc<crate::delta::snapshot::Snapshot>,
+        source: &Arc<dyn ChangeSource>,
+    ) -> Result<Way> {
+        let identity = source.identity().await?;
+        let position = registration.position(&self.sync.name, base).await?;
+        let shown = position.map_or("unknown".into(), |at| at.version.to_string());
+        let lost = |reason: String, replaced: bool| {
+            Ok(Way::Lost(Lost {
+                position: shown.clone(),
+                reason,
+                replaced,
+            }))
+        };
+        if identity != registration.identity {
+            if registration.location != source.location() {
+                return Err(self.other_source(registration, source.as_ref()));
+            }
+            return lost(
+                format!("{} has been dropped and recreated since", source.name()),
+                true,
+            );
+        }
+        let Some(position) = position else {
+            return lost(
+                "the target no longer records how far it has got (delta.setTransactionRetentionDuration lets it forget)".into(),
+                false,
+            );
+        };
+        let bounds = ChangeBounds {
+            since: Bound::Version(position.version),
+            until: None,
+        };
+        let range = match source.resolve(&bounds).await {
+            Ok(range) => range,
+            Err(Error::VersionNotFound { current, .. }) => {
+                return lost(
+                    format!(
+                        "{} is at version {current} only: it has been restored to an older state",
+                        source.name()
+                    ),
+                    true,
+                );
+            }
+            Err(error) => return Err(error),
+        };
+        if let (Some(applied), Some(found)) = (
+            position.fingerprint,
+            source.fingerprint(position.version).await?,
+        ) && applied != found
+        {
+            return lost(
+                format!(
+                    "version {} of {} is not the one that was applied: it has been restored to an older state and written on",
+                    position.version,
+                    source.name()
+                ),
+                true,
+            );
+        }
+        if range.is_empty() {
+            return Ok(Way::On(self.up_to_date(target, &range)));
+        }
+        let step = self
+            .incremental(target, registration, position, source, range)
+            .await;
+        match step {
+            Ok(step) => Ok(Way::On(step)),
+            Err(
+                error @ (Error::ChangesExpired { .. }
+                | Error::ChangesNotEnabled { .. }
+                | Error::IncompatibleSchema { .. }
+                | Error::SequencesLost { .. }),
+            ) => lost(error.to_string(), false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn other_source(&self, registration: &Registration, source: &dyn ChangeSource) -> Error {
+        Error::invalid(format!(
+            "the sync {:?} into {} follows {} at {}, not {} at {}; give this one a name of its own with AS '…', or end that one with \
+             DROP SYNC '{}' ON {}",
+            self.sync.name,
+            self.sync.target,
+            registration.source,
+            registration.location,
+            source.name(),
+            source.location(),
+            self.sync.name,
+            self.sync.target
+        ))
+    }
+
+    fn up_to_date(&self, target: &Target, range: &ChangeRange) -> Step {
+        Step {
+            mode: SyncMode::UpToDate,
+            from: Some(range.since()),
+            to: Some(range.until()),
+            target_version: target.version(),
+            evolution: None,
+            work: None,
+        }
+    }
+
+    async fn incremental(
+        &self,
+        target: &Target,
+        registration: &Registration,
+        position: Position,
+        source: &Arc<dyn ChangeSource>,
+        range: ChangeRange,
+    ) -> Result<Step> {
+        let read = Read::Changes(range);
+        let (input, relation) = self.input(source, read, range.until()).await?;
+        let keys = self.keys(source.as_ref()).await?;
+        let setup = Setup::try_new(self.sync, &self.state, target, input, keys)?;
+        let mut work = apply_changes(&setup, target, None).await?;
+        let mut step = self.up_to_date(target, &range);
+        if !relation.found().load(Ordering::Relaxed) {
+            let age = Utc::now().timestamp_millis() - position.recorded.unwrap_or(0);
+            if range.until() - range.since() < MAX_VERSIONS_BEHIND && age < MAX_AGE_MILLIS {
+                return Ok(step);
+            }
+            work.remember = None;
+        }
+        step.mode = SyncMode::Incremental;
+        step.evolution = setup.evolution(target)?;
+        step.work = Some(self.with_progress(work, registration.clone(), source, range.until()));
+        Ok(step)
+    }
+
+    /// The first run.
+    async fn begin(&self, target: &Target, source: &Arc<dyn ChangeSource>) -> Result<Step> {
+        if self.sync.on_expired == OnExpired::Error {
+            source.check_followable().await?;
+        }
+        let registration = Registration::new(source.as_ref()).await?;
+        self.full(target, registration, source, true).await
+    }
+
+    async fn begin_anew(
+        &self,
+        target: &Target,
+        registration: Registration,
+        source: &Arc<dyn ChangeSource>,
+        lost: &Lost,
+    ) -> Result<Step> {
+        let others = target.other_syncs(&self.sync.name);
+        if !others.is_empty() {
+            return Err(Error::invalid(format!(
+                "{} is also written by the sync(s) {}, so a full comparison cannot tell which rows {} no longer has; \
+                 DROP SYNC '{}' ON {} and sync anew, or rebuild the target",
+                self.sync.target,
+                others.join(", "),
+                source.name(),
+                self.sync.name,
+                self.sync.target
+            )));
+        }
+        let registration = if lost.replaced {
+            Registration::new(source.as_ref()).await?
+        } else {
+            registration
+        };
+        let mut step = self.full(target, registration, source, false).await?;
+        step.from = lost.position.parse().ok();
+        Ok(step)
+    }
+
+    /// Makes the target equal to the source as a whole.
+    async fn full(
+        &self,
+        target: &Target,
+        registration: Registration,
+        source: &Arc<dyn ChangeSource>,
+        is_first: bool,
+    ) -> Result<Step> {
+        let all = ChangeBounds {
+            since: Bound::Beginning,
+            until: None,
+        };
+        let range = source.resolve(&all).await?;
+        let version = range.until();
+        let read = if source.has_rows() {
+            Read::Rows(version)
+        } else {
+            Read::Changes(range)
+        };
+        let (input, _) = self.input(source, read, version).await?;
+        let keys = self.keys(source.as_ref()).await?;
+        let setup = Setup::try_new(self.sync, &self.state, target, input, keys)?;
+        let property = registration.property(&self.sync.name)?;
+        let work = if target.is_empty().await? {
+            let declared = source.primary_key().await?;
+            fill(
+                &setup,
+                target,
+                Fill {
+                    copy: source.definition(version).await?,
+                    property: Some(property),
+                    // an event log has many rows of a key, as SEQUENCE BY says
+                    repeated_keys: self.repeated_keys
+                        || !source.has_rows()
+                        || (self.sync.sequence_by.is_some() && declared != setup.keys),
+                },
+            )
+            .await?
+        } else {
+            let alone = target.other_syncs(&self.sync.name).is_empty();
+            compare(&setup, target, version, property, alone, is_first).await?
+        };
+        Ok(Step {
+            mode: SyncMode::Full,
+            from: None,
+            to: Some(version),
+            target_version: target.version(),
+            evolution: setup.evolution(target)?,
+            work: Some(self.with_progress(work, registration, source, version)),
+        })
+    }
+
+    /// `APPLY CHANGES`: no position, and nothing to follow.
+    async fn apply(&self, target: Target) -> Result<Step> {
+        let input = self.session.source_rows(&self.sync.source).await?;
+        if self.sync.keys.is_empty() {
+            return Err(Error::invalid(
+                "APPLY CHANGES needs KEYS (…), the columns that tell rows apart",
+            ));
+        }
+        let setup = Setup::try_new(
+            self.sync,
+            &self.state,
+            &target,
+            input,
+            self.sync.keys.clone(),
+        )?;
+        let truncated = setup.truncated().await?;
+        let work = if target.is_empty().await? {
+            let fill_from = Fill {
+                copy: setup.plain_definition(),
+                property: None,
+                repeated_keys: true,
+            };
+            fill(&setup.after(truncated)?, &target, fill_from).await?
+        } else {
+            let after = setup.after(truncated.clone())?;
+            apply_changes(&after, &target, truncated).await?
+        };
+        Ok(Step {
+            mode: SyncMode::Incremental,
+            from: None,
+            to: None,
+            target_version: target.version(),
+            evolution: setup.evolution(&target)?,
+            work: Some(work),
+        })
+    }
+
+    fn with_progress(
+        &self,
+        work: Work,
+        registration: Registration,
+        source: &Arc<dyn ChangeSource>,
+        version: i64,
+    ) -> Work {
+        Work {
+            progress: Some(Progress {
+                name: self.sync.name.clone(),
+                registration,
+                source: Arc::clone(source),
+                version,
+            }),
+            ..work
+        }
+    }
+
+    async fn input(
+        &self,
+        source: &Arc<dyn ChangeSource>,
+        read: Read,
+        version: i64,
+    ) -> Result<(LogicalPlan, Arc<SourceRelation>)> {
+        let schema = source.schema(Some(version)).await?;
+        let relation = Arc::new(SourceRelation::new(Arc::clone(source), read, schema));
+        let provider = provider_as_source(Arc::clone(&relation) as _);
+        let scan = LogicalPlanBuilder::scan(
+            datafusion::common::TableReference::bare(source.name()),
+            provider,
+            None,
+        )?;
+        Ok((scan.build()?, relation))
+    }
+
+    async fn keys(&self, source: &dyn ChangeSource) -> Result<Vec<String>> {
+        if !self.sync.keys.is_empty() {
+            return Ok(self.sync.keys.clone());
+        }
+        let declared = source.primary_key().await?;
+        if declared.is_empty() {
+            return Err(Error::invalid(format!(
+                "{} has no primary key, so the statement must name the columns that tell rows apart: KEYS (…)",
+                source.name()
+            )));
+        }
+        Ok(declared)
+    }
+}

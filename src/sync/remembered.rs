@@ -1,0 +1,348 @@
+//! Sequences that a target remembers of rows that it does not have, so that a late change of a deleted key is known to be late.
+//!
+//! ```text
+//!  _alluvial/sequences/<id>.parquet   key columns, sequence, when it was recorded; folders that begin with _ are not read or
+//!                                     vacuumed by anybody
+//!  txn alluvial.sequences -> <id>     which of the files is this version's
+//! ```
+//!
+//! The file is written before the commit that names it, like a data file. What is remembered is forgotten after the table's
+//! `alluvial.tombstoneRetentionDuration` (7 days): a change that is late by more than that is not known to be late.
+
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{DataType, Field, Int8Type, Int64Type, Schema, SchemaRef};
+use chrono::Utc;
+use datafusion::catalog::default_table_source::provider_as_source;
+use datafusion::common::ScalarValue;
+use datafusion::datasource::MemTable;
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit};
+use datafusion::physical_plan::{ExecutionPlan, collect};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use uuid::Uuid;
+
+use super::event::{END, EventLayout, OP, ORDINAL, Op, SEQUENCE, VERSION};
+use crate::delta::DeltaTable;
+use crate::delta::actions::{Action, Txn};
+use crate::delta::snapshot::Snapshot;
+use crate::error::{Error, Result};
+
+/// The application whose `txn` says which file is current.
+const APPLICATION: &str = "alluvial.sequences";
+const FOLDER: &str = "_alluvial/sequences";
+/// When a sequence was recorded, in milliseconds since the epoch.
+const RECORDED: &str = "__alluvial_recorded";
+
+/// What a version of a target remembers, without what is too old.
+#[derive(Debug, Clone)]
+pub(super) struct Remembered {
+    /// The file; absent where there is none yet.
+    id: Option<i64>,
+    /// Rows of keys, sequence and time; as in the file.
+    batches: Vec<RecordBatch>,
+    schema: SchemaRef,
+    /// How many rows of the file are too old.
+    forgotten: usize,
+}
+
+impl Remembered {
+    /// Remembers nothing of what a version does: the next file begins anew.
+    pub(super) async fn forget(
+        target: Option<&Arc<Snapshot>>,
+        layout: &EventLayout,
+    ) -> Result<Self> {
+        let id = match target {
+            Some(target) => target
+                .applications()
+                .await?
+                .get(APPLICATION)
+                .map(|txn| txn.version),
+            None => None,
+        };
+        Ok(Self {
+            id,
+            batches: vec![],
+            schema: file_schema(layout),
+            forgotten: usize::from(id.is_some()),
+        })
+    }
+
+    /// Reads the file of a version.
+    ///
+    /// # Errors
+    /// When the file has been replaced meanwhile (a conflict, to be tried again) or is gone, or keys or sequence have other types.
+    pub(super) async fn load(target: Option<&Arc<Snapshot>>, layout: &EventLayout) -> Result<Self> {
+        let mut remembered = Self {
+            forgotten: 0,
+            ..Self::forget(target, layout).await?
+        };
+        let (Some(target), Some(id)) = (target, remembered.id) else {
+            return Ok(remembered);
+        };
+        let bytes = match target.table().store().get(&path(id)).await {
+            Ok(found) => found.bytes().await?,
+            Err(object_store::Error::NotFound { .. }) => return Err(gone(target, id).await?),
+            Err(error) => return Err(error.into()),
+        };
+        let since = Utc::now()
+            .timestamp_millis()
+            .saturating_sub(target.properties().tombstone_retention_micros / 1000);
+        for batch in ParquetRecordBatchReaderBuilder::try_new(bytes)
+            .map_err(Error::parquet)?
+            .build()
+            .map_err(Error::parquet)?
+        {
+            let batch = remembered.adapt(&batch?)?;
+            let recorded = batch.column(batch.num_columns() - 1);
+            let recorded = recorded.as_primitive::<Int64Type>();
+            let young = recorded.iter().map(|at| at.map(|at| at >= since)).collect();
+            let kept = filter_record_batch(&batch, &young)?;
+            remembered.forgotten += batch.num_rows() - kept.num_rows();
+            remembered.batches.push(kept);
+        }
+        Ok(remembered)
+    }
+
+    /// The batch with the columns and types of this statement.
+    fn adapt(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let columns = self.schema.fields().iter().map(|field| {
+            let other = || {
+                Error::invalid(format!(
+                    "the target remembers the sequences of deleted rows by other keys or types ({}) than this statement's ({}); \
+                     use the same KEYS and SEQUENCE BY for all statements into one table",
+                    describe(&batch.schema()),
+                    describe(&self.schema)
+                ))
+            };
+            let column = batch.column_by_name(field.name()).ok_or_else(other)?;
+            let is_same = batch.num_columns() == self.schema.fields().len();
+            if !is_same {
+                return Err(other());
+            }
+            cast(column, field.data_type()).map_err(|_| other())
+        });
+        Ok(RecordBatch::try_new(
+            Arc::clone(&self.schema),
+            columns.collect::<Result<Vec<_>>>()?,
+        )?)
+    }
+
+    fn rows(&self) -> usize {
+        self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
+
+    /// What is remembered as events of `layout`; `None` where that is nothing.
+    pub(super) fn events(&self, layout: &EventLayout) -> Result<Option<LogicalPlan>> {
+        if self.rows() == 0 {
+            return Ok(None);
+        }
+        let table = MemTable::try_new(Arc::clone(&self.schema), vec![self.batches.clone()])?;
+        let scan =
+            LogicalPlanBuilder::scan("remembered", provider_as_source(Arc::new(table)), None)?;
+        let keys = layout.key_names();
+        let mut columns: Vec<Expr> = Vec::with_capacity(layout.width() + 5);
+        for field in &layout.columns {
+            let name = field.name().as_str();
+            let value = if keys.contains(&name) || name == RECORDED {
+                ident(name)
+            } else {
+                lit(ScalarValue::try_from(field.data_type())?)
+            };
+            columns.push(value.alias(name));
+        }
+        columns.extend([
+            Op::Remembered.literal().alias(OP),
+            ident(SEQUENCE).alias(SEQUENCE),
+            lit(ScalarValue::try_from(&layout.sequence)?).alias(END),
+            lit(-1_i64).alias(VERSION),
+            lit(0_i64).alias(ORDINAL),
+        ]);
+        Ok(Some(scan.project(columns)?.build()?))
+    }
+
+    /// The layout of events that are only about what to remember: keys, and when.
+    pub(super) fn layout(layout: &EventLayout) -> EventLayout {
+        let mut columns: Vec<_> = layout
+            .keys
+            .iter()
+            .map(|index| Arc::clone(&layout.columns[*index]))
+            .collect();
+        columns.push(Arc::new(Field::new(RECORDED, DataType::Int64, true)));
+        EventLayout {
+            keys: (0..layout.keys.len()).collect(),
+            ignore_null: vec![false; columns.len()],
+            tracked: vec![false; columns.len()],
+            sequence: layout.sequence.clone(),
+            columns,
+        }
+    }
+
+    /// Events of the full layout as events of [`Self::layout`].
+    pub(super) fn project(layout: &EventLayout, events: LogicalPlan) -> Result<LogicalPlan> {
+        let now = Utc::now().timestamp_millis();
+        let mut columns: Vec<Expr> = layout.key_names().into_iter().map(ident).collect();
+        columns.push(lit(now).alias(RECORDED));
+        columns.extend([OP, SEQUENCE, END, VERSION, ORDINAL].map(ident));
+        Ok(LogicalPlanBuilder::from(events).project(columns)?.build()?)
+    }
+}
+
+/// Works out what is to be remembered next, and writes it down.
+#[derive(Debug)]
+pub(super) struct RememberPlan {
+    /// The resolved events of [`Remembered::layout`].
+    pub plan: Arc<dyn ExecutionPlan>,
+    pub before: Remembered,
+    /// Whether the target holds the sequence of each of its rows, so that only those of deleted rows must be remembered.
+    pub held: bool,
+    pub table: DeltaTable,
+}
+
+/// A file that waits for the commit that names it.
+#[derive(Debug)]
+pub(super) struct RememberedFile {
+    table: DeltaTable,
+    id: i64,
+    before: Option<i64>,
+}
+
+impl RememberPlan {
+    /// Writes the file; `None` when there is nothing else to remember than before.
+    pub(super) async fn write(&self, context: Arc<TaskContext>) -> Result<Option<RememberedFile>> {
+        let resolved = collect(Arc::clone(&self.plan), context).await?;
+        let (mut kept, mut news) = (Vec::new(), false);
+        for batch in &resolved {
+            let ops = batch
+                .column_by_name(OP)
+                .map(|ops| ops.as_primitive::<Int8Type>());
+            let Some(ops) = ops else {
+                return Err(Error::internal("resolved events lack the op"));
+            };
+            let wanted = |op: i8| matches!(Op::of(op), Op::Delete | Op::Remembered) || !self.held;
+            let mask = ops.iter().map(|op| op.map(wanted)).collect();
+            news |= ops
+                .iter()
+                .flatten()
+                .any(|op| wanted(op) && Op::of(op) != Op::Remembered);
+            kept.push(self.file_columns(&filter_record_batch(batch, &mask)?)?);
+        }
+        let rows: usize = kept.iter().map(RecordBatch::num_rows).sum();
+        let same = !news && rows == self.before.rows() && self.before.forgotten == 0;
+        if same {
+            return Ok(None);
+        }
+        let id = i64::from_be_bytes(
+            Uuid::new_v4().as_bytes()[..8]
+                .try_into()
+                .unwrap_or_default(),
+        ) & i64::MAX;
+        let bytes = encode(&self.before.schema, &kept)?;
+        self.table.store().put(&path(id), bytes.into()).await?;
+        Ok(Some(RememberedFile {
+            table: self.table.clone(),
+            id,
+            before: self.before.id,
+        }))
+    }
+
+    fn file_columns(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let schema = &self.before.schema;
+        let columns = schema.fields().iter().map(|field| {
+            batch
+                .column_by_name(field.name())
+                .map(Arc::clone)
+                .ok_or_else(|| Error::internal(format!("resolved events lack {}", field.name())))
+        });
+        Ok(RecordBatch::try_new(
+            Arc::clone(schema),
+            columns.collect::<Result<Vec<_>>>()?,
+        )?)
+    }
+}
+
+impl RememberedFile {
+    /// The action that makes it the current one.
+    pub(super) fn action(&self) -> Action {
+        Action::Txn(Txn {
+            app_id: APPLICATION.into(),
+            version: self.id,
+            last_updated: Some(Utc::now().timestamp_millis()),
+        })
+    }
+
+    /// Removes the file that nobody needs: the one before after a commit, this one without. A file that stays harms nobody.
+    pub(super) async fn clean_up(&self, committed: bool) {
+        let obsolete = if committed {
+            self.before
+        } else {
+            Some(self.id)
+        };
+        if let Some(id) = obsolete {
+            let _ = self.table.store().delete(&path(id)).await;
+        }
+    }
+}
+
+/// Why the file of a version is not there.
+async fn gone(target: &Arc<Snapshot>, id: i64) -> Result<Error> {
+    let current = target.table().snapshot().await?.version();
+    if current != target.version() {
+        return Ok(Error::Conflict {
+            version: current,
+            operation: "another sync".into(),
+            detail: "the sequences that this version remembers have been replaced".into(),
+        });
+    }
+    Ok(Error::SequencesLost {
+        table: target.table().name().into(),
+        file: path(id).to_string(),
+    })
+}
+
+fn path(id: i64) -> Path {
+    Path::from(format!("{FOLDER}/{id:016x}.parquet"))
+}
+
+fn file_schema(layout: &EventLayout) -> SchemaRef {
+    let mut fields: Vec<Field> = layout
+        .keys
+        .iter()
+        .map(|index| layout.columns[*index].as_ref().clone().with_nullable(true))
+        .collect();
+    fields.push(Field::new(SEQUENCE, layout.sequence.clone(), true));
+    fields.push(Field::new(RECORDED, DataType::Int64, true));
+    Arc::new(Schema::new(fields))
+}
+
+fn describe(schema: &Schema) -> String {
+    let own = schema
+        .fields()
+        .iter()
+        .filter(|field| field.name() != RECORDED);
+    let texts = own.map(|field| {
+        let name = if field.name() == SEQUENCE {
+            "sequence"
+        } else {
+            field.name()
+        };
+        format!("{name} {}", field.data_type())
+    });
+    texts.collect::<Vec<_>>().join(", ")
+}
+
+fn encode(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut writer =
+        ArrowWriter::try_new(&mut bytes, Arc::clone(schema), None).map_err(Error::parquet)?;
+    for batch in batches {
+        writer.write(batch).map_err(Error::parquet)?;
+    }
+    writer.close().map_err(Error::parquet)?;
+    Ok(bytes)
+}
