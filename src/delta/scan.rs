@@ -49,6 +49,9 @@ use crate::error::Result;
 /// How many files are looked into at once.
 const CONCURRENT_READS: usize = 64;
 
+/// What a row takes in a compressed file, where nobody knows.
+const GUESSED_ROW_BYTES: u64 = 32;
+
 /// Which rows of a file are read.
 #[derive(Debug, Clone)]
 pub(crate) enum RowMask {
@@ -299,13 +302,21 @@ impl DeltaScan {
             .await
     }
 
-    /// Row count and bytes of the whole scan; the count is exact where the log gives it for every file.
+    /// Row count and bytes of the whole scan; the count is exact where the log gives it for every file, and a guess by size
+    /// otherwise: without any a join would take a small source for the larger side.
     fn table_statistics(&self, columns: &Columns, files: &[PartitionedFile]) -> Statistics {
         let schema = columns.table_schema.table_schema();
         let mut statistics = Statistics::new_unknown(schema);
         let rows: Option<u64> = self.files.iter().map(ScanFile::row_count).sum();
         if let Some(rows) = rows.and_then(|rows| usize::try_from(rows).ok()) {
             statistics.num_rows = Precision::Exact(rows);
+        } else {
+            let guess = |file: &ScanFile| {
+                let size = u64::try_from(file.add.size).unwrap_or(0);
+                file.row_count().unwrap_or(1 + size / GUESSED_ROW_BYTES)
+            };
+            let rows: u64 = self.files.iter().map(guess).sum();
+            statistics.num_rows = Precision::Inexact(usize::try_from(rows).unwrap_or(usize::MAX));
         }
         // in memory rows are larger than in files: joins must not be planned by the compressed size
         let on_disk: u64 = files.iter().map(|file| file.object_meta.size).sum();
