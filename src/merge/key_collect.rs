@@ -30,6 +30,9 @@ use crate::delta::scan_source::RuntimePruning;
 /// Beyond so many keys nearly every file holds one: pruning is given up.
 const MAX_KEYS: usize = 4_000_000;
 
+/// How many rows a source is taken to have that says nothing of itself.
+const GUESSED_ROWS: usize = 1000;
+
 /// A pair of columns that the join compares for equality.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyColumn {
@@ -343,7 +346,14 @@ impl ExecutionPlan for KeyCollectExec {
         inputs: &[Arc<Statistics>],
         _: &StatisticsArgs,
     ) -> Result<Arc<Statistics>> {
-        Ok(Arc::clone(&inputs[0]))
+        if inputs[0].num_rows != Precision::Absent {
+            return Ok(Arc::clone(&inputs[0]));
+        }
+        // of a side that nobody knows anything about a join would not build its table, and its keys would come too late
+        let mut guess = inputs[0].as_ref().clone();
+        guess.num_rows = Precision::Inexact(GUESSED_ROWS);
+        guess.total_byte_size = Precision::Inexact(GUESSED_ROWS);
+        Ok(Arc::new(guess))
     }
 
     fn cardinality_effect(&self) -> CardinalityEffect {

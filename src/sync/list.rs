@@ -15,7 +15,7 @@ use crate::delta::DeltaTable;
 use crate::delta::alter::commit_metadata;
 use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
-use crate::source::ChangeSource;
+use crate::source::{ChangeSource, open_source};
 
 /// How often a sync is dropped again after another writer got in the way.
 const MAX_ATTEMPTS: usize = 20;
@@ -67,15 +67,20 @@ pub(crate) async fn show_syncs(
     listing(&rows)
 }
 
-/// The source under the name it was given, if it still is that source.
+/// The source under the name it was given, or where it was, if it still is that source.
 async fn find_source(
     session: &impl SyncSession,
     registration: &Registration,
 ) -> Option<Arc<dyn ChangeSource>> {
     let name = TableReference::parse_str(&registration.source);
-    let source = session.sync_source(&SourceSpec::Table(name)).await.ok()?;
-    let identity = source.identity().await.ok()?;
-    (identity == registration.identity).then_some(source)
+    let named = session.sync_source(&SourceSpec::Table(name)).await.ok();
+    let there = open_source(&registration.source, &registration.location).ok();
+    for source in named.into_iter().chain(there) {
+        if matches!(source.identity().await, Ok(identity) if identity == registration.identity) {
+            return Some(source);
+        }
+    }
+    None
 }
 
 async fn current_version(source: &dyn ChangeSource) -> Option<i64> {

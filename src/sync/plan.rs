@@ -249,7 +249,7 @@ impl<S: SyncSession> Planner<'_, S> {
         if self.sync.on_expired == OnExpired::Error {
             source.check_followable().await?;
         }
-        let registration = Registration::new(source.as_ref()).await?;
+        let registration = Registration::new(&self.sync.source, source.as_ref()).await?;
         self.full(target, registration, source, true).await
     }
 
@@ -273,7 +273,7 @@ impl<S: SyncSession> Planner<'_, S> {
             )));
         }
         let registration = if lost.replaced {
-            Registration::new(source.as_ref()).await?
+            Registration::new(&self.sync.source, source.as_ref()).await?
         } else {
             registration
         };

@@ -14,6 +14,7 @@ use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::spec::SourceSpec;
 use crate::delta::actions::{Action, Metadata, Txn};
 use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
@@ -36,12 +37,15 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    /// A new sync from `source`.
-    pub(super) async fn new(source: &dyn ChangeSource) -> Result<Self> {
+    /// A new sync from `source`, which the statement names `shown`.
+    pub(super) async fn new(shown: &SourceSpec, source: &dyn ChangeSource) -> Result<Self> {
         let id = Uuid::new_v4().simple().to_string();
         Ok(Self {
             id: id[..8].to_owned(),
-            source: source.name().to_owned(),
+            source: match shown {
+                SourceSpec::Table(name) => name.to_quoted_string(),
+                SourceSpec::Query(_) => source.name().to_owned(),
+            },
             location: source.location(),
             identity: source.identity().await?,
         })
