@@ -1,8 +1,9 @@
-//! The main job from a DataFusion app: what changed in one Delta table, merged into another.
+//! The main job from a DataFusion app: one Delta table kept equal to another.
 //!
 //! Run it with `cargo run --example embed`.
 
 use alluvial::sql::SessionContextExt;
+use alluvial::sync::Sync;
 use datafusion::error::Result;
 use datafusion::prelude::SessionContext;
 
@@ -12,7 +13,7 @@ async fn main() -> Result<()> {
     let ctx = SessionContext::new();
     ctx.register_alluvial()?;
 
-    // our own statements go through alluvial_sql, which also runs DataFusion's
+    // our own statements go through alluvial_sql, which also runs DataFusion's; the target is where no table is yet
     let source = folder.join("source");
     let target = folder.join("target");
     for sql in [
@@ -20,30 +21,31 @@ async fn main() -> Result<()> {
             "CREATE TABLE source (id BIGINT PRIMARY KEY, name STRING) LOCATION '{}'",
             source.display()
         ),
-        "INSERT INTO source VALUES (1, 'ada'), (2, 'grace'), (3, 'edsger')".into(),
         format!(
-            "CREATE TABLE target LOCATION '{}' AS SELECT * FROM source",
+            "CREATE TABLE target (id BIGINT PRIMARY KEY, name STRING) LOCATION '{}'",
             target.display()
         ),
-        "UPDATE source SET name = 'Ada' WHERE id = 1".into(),
-        "DELETE FROM source WHERE id = 3".into(),
-        "INSERT INTO source VALUES (4, 'barbara')".into(),
+        "INSERT INTO source VALUES (1, 'ada'), (2, 'grace'), (3, 'edsger')".into(),
     ] {
         ctx.alluvial_sql(&sql).await?.collect().await?;
     }
+    let sync = Sync::builder().target("target").source("source").build()?;
+    let first = sync.run(&ctx).await?;
+    println!("{}: {} rows inserted", first.mode, first.rows_inserted);
 
-    // plain ctx.sql() knows change reads and MERGE: the target holds version 1 of the source
-    ctx.sql(
-        "MERGE INTO target USING (
-           SELECT * FROM table_changes('source', 1, net => true) WHERE _change_type <> 'update_preimage'
-         ) AS changes ON target.id = changes.id
-         WHEN MATCHED AND changes._change_type = 'delete' THEN DELETE
-         WHEN MATCHED THEN UPDATE SET name = changes.name
-         WHEN NOT MATCHED AND changes._change_type <> 'delete' THEN INSERT (id, name) VALUES (changes.id, changes.name)",
-    )
-    .await?
-    .collect()
-    .await?;
+    // plain ctx.sql() knows UPDATE, DELETE, change reads and MERGE
+    for sql in [
+        "UPDATE source SET name = 'Ada' WHERE id = 1",
+        "DELETE FROM source WHERE id = 3",
+        "INSERT INTO source VALUES (4, 'barbara')",
+    ] {
+        ctx.sql(sql).await?.collect().await?;
+    }
+    let next = sync.run(&ctx).await?;
+    println!(
+        "{}: {} inserted, {} updated, {} deleted",
+        next.mode, next.rows_inserted, next.rows_updated, next.rows_deleted
+    );
     ctx.sql("SELECT * FROM target ORDER BY id")
         .await?
         .show()

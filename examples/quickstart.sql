@@ -1,4 +1,4 @@
--- Alluvial in one file: keep a copy of a Delta table up to date by merging only what has changed.
+-- Alluvial in one file: keep a copy of a Delta table equal to it by applying only what has changed.
 --
 --   cargo run --release -- -f examples/quickstart.sql
 --
@@ -24,15 +24,9 @@ INSERT INTO customers VALUES
     (4, 'Grace',   'New York',  200),
     (5, 'Donald',  NULL,         10);                                      -- version 1
 
--- 2. The first full copy. It holds version 1 of the source: that is the number to remember.
+-- 2. The first run of a sync creates the copy and fills it. The copy remembers that it holds version 1 of the source.
 
-CREATE TABLE customers_copy (
-    id     BIGINT PRIMARY KEY,
-    name   STRING NOT NULL,
-    city   STRING,
-    points INT
-) AS
-SELECT * FROM customers;
+SYNC INTO customers_copy FROM customers KEYS (id);
 
 -- 3. The source goes on.
 
@@ -53,20 +47,16 @@ SELECT * EXCEPT (_commit_timestamp)
 FROM table_changes('customers', 1, net => true)
 ORDER BY id, _change_type DESC;
 
--- 5. Merge the net changes into the copy. It is one commit, and one for the copy's own feed; rows that have not changed are
---    not touched. Running it twice does no harm: the second time nothing is left to do.
+-- 5. The same statement again applies what has happened since: the net changes, in one commit that also moves the position.
+--    However often it is run, by whomever, and wherever it is interrupted: no change is applied twice, and none is lost.
 
-MERGE INTO customers_copy AS copy
-USING (
-    SELECT * FROM table_changes('customers', 1, net => true) WHERE _change_type <> 'update_preimage'
-) AS changes
-ON copy.id = changes.id
-WHEN MATCHED AND changes._change_type = 'delete' THEN
-    DELETE
-WHEN MATCHED THEN
-    UPDATE SET name = changes.name, city = changes.city, points = changes.points
-WHEN NOT MATCHED AND changes._change_type <> 'delete' THEN
-    INSERT (id, name, city, points) VALUES (changes.id, changes.name, changes.city, changes.points);
+SYNC INTO customers_copy FROM customers KEYS (id);
+
+SYNC INTO customers_copy FROM customers KEYS (id);                         -- up to date: no commit
+
+SHOW SYNCS;
+
+-- The changes can as well be applied by hand, with any condition and any clause that MERGE has: see README.md.
 
 SELECT * FROM customers_copy ORDER BY id;
 
