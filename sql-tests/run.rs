@@ -5,15 +5,23 @@
 //! golden.rs   golden::<what>::<table>   Delta tables by other writers, where ALLUVIAL_GOLDEN names their folder
 //! readme.rs   readme, examples/<file>   the SQL that users copy
 //! interop.rs  interop::…                delta-rs and DuckDB read what we write, where Python has them
+//! faults.rs   faults::…                 syncs whose process is killed, or whose store fails
+//! races.rs    races::…                  sessions that write one target at the same moment
+//! histories.rs histories::…             random changes against a model
 //! ```
 //!
 //! Invariants: every trial has a warehouse of its own in a temporary folder, so trials run side by side; no trial writes
 //! anywhere else; a trial that cannot run here says why in its line and counts as ignored, never as passed.
 
+mod faults;
 mod golden;
+mod histories;
 mod interop;
+mod races;
+mod random;
 mod readme;
 mod slt;
+mod tables;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -33,6 +41,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     trials.extend(golden::trials()?);
     trials.extend(readme::trials()?);
     trials.push(interop::trial());
+    trials.extend(faults::trials());
+    trials.extend(races::trials());
+    trials.extend(histories::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit()
 }
 

@@ -130,7 +130,7 @@ pub(crate) fn parse(sql: &str) -> Result<Parsed> {
         verbose: parse_words(&mut parser, &["VERBOSE"]),
     });
     if let Some(statement) = sync_parser::parse_verb(&mut parser) {
-        let sync = Box::new(sync_parser::parse_sync(parser, statement)?);
+        let sync = Box::new(sync_parser::parse_sync(parser, statement, sql)?);
         return Ok(Parsed::Sync { sync, explain });
     }
     Ok(Parsed::Other(tokens))

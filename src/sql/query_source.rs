@@ -14,6 +14,7 @@ use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 
 use super::changes_table::ChangesTable;
@@ -42,11 +43,17 @@ impl QuerySource {
     /// # Errors
     /// When it does not read the changes of exactly one source, or does not return what kind of change each row is.
     pub(crate) fn try_new(plan: LogicalPlan, state: Arc<SessionState>) -> Result<Self> {
-        let mut found = Vec::new();
+        let (mut found, mut limits) = (Vec::new(), false);
         plan.apply_with_subqueries(|node| {
+            limits |= matches!(node, LogicalPlan::Limit(_));
             found.extend(changes_table(node).map(|table| (table.source(), table.bounds_given())));
             Ok(TreeNodeRecursion::Continue)
         })?;
+        if limits {
+            return Err(Error::invalid(
+                "the query has a LIMIT, and the changes beyond it would be lost; leave it out",
+            ));
+        }
         if found.len() > 1 {
             return Err(Error::invalid(
                 "the query reads changes more than once, and a position is a version of one source; sync each source by a statement of its own",
@@ -54,7 +61,7 @@ impl QuerySource {
         }
         let Some((source, bounds)) = found.pop() else {
             return Err(Error::invalid(
-                "the query reads no changes, so there is no position to go on from; select from table_changes('…', 0), or apply the rows once \
+                "the query reads no changes, so there is no position to go on from; select from table_changes('…', NULL), or apply the rows once \
                  with APPLY CHANGES INTO",
             ));
         };
@@ -192,6 +199,10 @@ impl ChangeSource for QuerySource {
         range: ChangeRange,
         read: ChangeRead<'_>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if range.is_empty() {
+            let empty = EmptyExec::new(Arc::clone(&self.schema));
+            return project(Arc::new(empty), read.projection);
+        }
         let session = without_dynamic_filters(&self.state);
         let plan = session.create_physical_plan(&self.bounded(&range)?).await?;
         project(plan, read.projection)

@@ -2,7 +2,7 @@
 
 use datafusion::common::TableReference;
 use datafusion::sql::sqlparser::parser::Parser;
-use datafusion::sql::sqlparser::tokenizer::Token;
+use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 
 use super::parser::{end, identifier, literal, name_list, table_name};
 use super::types::{expect, parse_words};
@@ -29,7 +29,7 @@ pub(super) fn parse_verb(parser: &mut Parser<'_>) -> Option<Statement> {
 ///
 /// # Errors
 /// When a clause is wrong, missing or given twice.
-pub(super) fn parse_sync(mut parser: Parser<'_>, statement: Statement) -> Result<Sync> {
+pub(super) fn parse_sync(mut parser: Parser<'_>, statement: Statement, sql: &str) -> Result<Sync> {
     let verb = match statement {
         Statement::Sync => "SYNC",
         Statement::ApplyChanges => "APPLY CHANGES",
@@ -42,7 +42,7 @@ pub(super) fn parse_sync(mut parser: Parser<'_>, statement: Statement) -> Result
     let mut clauses = Clauses {
         verb,
         statement,
-        builder: match source(&mut parser)? {
+        builder: match source(&mut parser, sql)? {
             SourceSpec::Table(name) => builder.source(name),
             SourceSpec::Query(sql) => builder.source_query(sql),
         },
@@ -56,47 +56,72 @@ pub(super) fn parse_sync(mut parser: Parser<'_>, statement: Statement) -> Result
 }
 
 /// A table, a query in parentheses, or a call such as `table_changes('t', 0)`; Databricks' `STREAM(…)` around it says nothing here.
-fn source(parser: &mut Parser<'_>) -> Result<SourceSpec> {
+fn source(parser: &mut Parser<'_>, sql: &str) -> Result<SourceSpec> {
     if parse_words(parser, &["STREAM"]) {
         if !parser.consume_token(&Token::LParen) {
-            return source(parser);
+            return source(parser, sql);
         }
-        let inner = source(parser)?;
+        let inner = source(parser, sql)?;
         expect(parser, &Token::RParen)?;
         return Ok(inner);
     }
     if parser.consume_token(&Token::LParen) {
-        return Ok(SourceSpec::Query(balanced(parser)?));
+        return Ok(SourceSpec::Query(balanced(parser, sql)?));
     }
     let name = table_name(parser)?;
     if parser.consume_token(&Token::LParen) {
-        let arguments = balanced(parser)?;
+        let arguments = balanced(parser, sql)?;
         return Ok(SourceSpec::Query(format!(
-            "SELECT * FROM {name}({arguments})"
+            "SELECT * FROM {}({arguments})",
+            name.to_quoted_string()
         )));
     }
     Ok(SourceSpec::Table(name))
 }
 
-/// The text up to the parenthesis that closes one that is open.
-fn balanced(parser: &mut Parser<'_>) -> Result<String> {
+/// The text up to the parenthesis that closes one that is open, each token as it was written and one space wherever there was any:
+/// a query that is only laid out differently is the same.
+fn balanced(parser: &mut Parser<'_>, sql: &str) -> Result<String> {
     let (mut depth, mut text) = (1_usize, String::new());
+    let mut last: Option<usize> = None;
     loop {
-        let token = match parser.next_token_no_skip() {
-            Some(token) => token.token.clone(),
-            None => Token::EOF,
-        };
-        match &token {
+        let token = parser
+            .next_token_no_skip()
+            .cloned()
+            .ok_or_else(|| Error::invalid("FROM ( … is not closed by )"))?;
+        let start = offset(sql, token.span.start);
+        if let Some(last) = last.take() {
+            text.push_str(sql.get(last..start).unwrap_or_default());
+        }
+        match &token.token {
             Token::LParen => depth += 1,
             Token::RParen => depth -= 1,
-            Token::EOF => return Err(Error::invalid("FROM ( … is not closed by )")),
             _ => {}
         }
         if depth == 0 {
-            return Ok(text);
+            return Ok(text.trim().to_owned());
         }
-        text.push_str(&token.to_string());
+        match token.token {
+            Token::Whitespace(_) if text.ends_with(' ') => {}
+            Token::Whitespace(_) => text.push(' '),
+            _ => last = Some(start),
+        }
     }
+}
+
+/// The byte at which a place in the text is; lines and columns count from 1, columns in characters.
+fn offset(sql: &str, place: Location) -> usize {
+    let line = sql
+        .split_inclusive('\n')
+        .take(usize::try_from(place.line).unwrap_or(1).saturating_sub(1))
+        .map(str::len)
+        .sum::<usize>();
+    let column = usize::try_from(place.column).unwrap_or(1).saturating_sub(1);
+    let rest = sql.get(line..).unwrap_or_default();
+    line + rest
+        .char_indices()
+        .nth(column)
+        .map_or(rest.len(), |(index, _)| index)
 }
 
 /// The clauses so far.
@@ -296,6 +321,7 @@ fn end_of(parser: &mut Parser<'_>, verb: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use crate::sql::parse_sync;
+    use crate::sync::SourceSpec;
 
     fn refused(sql: &str, part: &str) {
         let error = parse_sync(sql).unwrap_err().to_string();
@@ -326,6 +352,27 @@ mod tests {
         refused("SYNC INTO a FROM (SELECT 1", "is not closed");
         refused("SYNC INTO a FROM b AS ''", "cannot be empty");
         refused("APPLY CHANGES INTO a FROM b KEYS (id)", "needs SEQUENCE BY");
+    }
+
+    #[test]
+    fn a_query_is_taken_as_it_is_written() {
+        let query = |sql: &str| match parse_sync(sql).unwrap().unwrap().source {
+            SourceSpec::Query(query) => query,
+            SourceSpec::Table(name) => panic!("{name}"),
+        };
+        let text = "SELECT 'it''s', \"a\"\"b\", 'ä' || f(1) FROM table_changes('t', 0)";
+        assert_eq!(
+            query(&format!("SYNC INTO a\n  FROM ({text}) KEYS (id)")),
+            text
+        );
+        assert_eq!(
+            query("SYNC INTO a FROM ( SELECT 1, -- one\n\t 'x  y' ) KEYS (id)"),
+            "SELECT 1, 'x  y'"
+        );
+        assert_eq!(
+            query("SYNC INTO a FROM table_changes('it''s', 0)"),
+            "SELECT * FROM table_changes('it''s', 0)"
+        );
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::{DFSchema, ScalarValue, TableReference};
+use datafusion::dataframe::DataFrame;
+use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, ident, lit};
 use datafusion::physical_plan::ExecutionPlan;
 
@@ -17,8 +19,9 @@ use super::clauses::{MergeClauses, SOURCE, TARGET};
 use super::columns::{END_AT, START_AT, target_definition};
 use super::event::{END, EventLayout, OP, Op, SEQUENCE};
 use super::event_plan::{existing_events, missing_events};
-use super::remembered::{RememberPlan, Remembered};
-use super::resolve_exec::{Resolution, ResolveChangesExec};
+use super::relation::VersionRelation;
+use super::remembering::Remembering;
+use super::resolve_exec::Resolution;
 use super::setup::{Setup, Target};
 use super::spec::Storage;
 use super::step::Work;
@@ -28,9 +31,7 @@ use crate::delta::create::TableDefinition;
 use crate::delta::snapshot::Snapshot;
 use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
-use crate::merge::{
-    CommitExec, MergeStatement, PlanRelation, plan_append, plan_create, without_dynamic_filters,
-};
+use crate::merge::{CommitExec, MergeStatement, PlanRelation, plan_append, plan_create};
 
 /// A table property: key and value.
 type Property = (String, String);
@@ -39,71 +40,102 @@ type Property = (String, String);
 pub(super) async fn apply_changes(
     setup: &Setup<'_>,
     target: &Target,
+    remembering: Remembering,
     truncated: Option<ScalarValue>,
+    property: Option<Property>,
 ) -> Result<Work> {
     let base = existing(target)?;
-    let remembered = Remembering::load(setup, target, false).await?;
     let mut events = setup.events.clone();
     if resolution(setup) == Resolution::Timeline {
-        events = union(
-            events,
-            existing_events(&setup.layout, base, setup.events.clone()).await?,
-        )?;
+        let history = existing_events(&setup.layout, base, setup.events.clone()).await?;
+        events = union(events, history)?;
     }
-    let resolved = remembered.resolve(setup, events).await?;
+    let resolved = remembering
+        .resolve(setup, events, truncated.as_ref())
+        .await?;
     let clauses = match &setup.sync.storage {
-        Storage::ScdType1 => MergeClauses::latest(setup, target, truncated)?,
+        Storage::ScdType1 => MergeClauses::latest(setup, truncated.clone())?,
         Storage::ScdType2 { .. } => MergeClauses::history(setup),
     };
     Ok(Work {
-        commit: merge(setup, base, resolved, clauses, None).await?,
+        commit: merge(setup, base, resolved, clauses, property).await?,
         progress: None,
-        remember: remembered.plan(setup, target).await?,
+        remember: remembering.plan(setup, target, truncated).await?,
     })
 }
 
-/// Makes a target that has rows equal to the source's; `delete` what the source does not have.
+/// Makes a target that has rows equal to the source's as a whole.
 pub(super) async fn compare(
     setup: &Setup<'_>,
     target: &Target,
     version: i64,
     property: Property,
-    delete: bool,
-    is_first: bool,
 ) -> Result<Work> {
     let base = existing(target)?;
-    let remembered = Remembering::load(setup, target, true).await?;
+    let remembering = Remembering::load(setup, target, true).await?;
     let mut events = setup.events.clone();
     let clauses = match &setup.sync.storage {
-        Storage::ScdType1 => MergeClauses::compare(setup, delete)?,
+        Storage::ScdType1 => {
+            check_unique(setup, base).await?;
+            MergeClauses::compare(setup)?
+        }
         Storage::ScdType2 { .. } => {
-            events = union(
-                events,
-                existing_events(&setup.layout, base, setup.events.clone()).await?,
-            )?;
-            if setup.sync.sequence_by.is_none() {
-                let gone =
-                    missing_events(&setup.layout, base, setup.events.clone(), version).await?;
-                events = union(events, gone)?;
-            } else if !is_first {
-                return Err(Error::invalid(format!(
-                    "the history in {} is ordered by SEQUENCE BY {}, and nobody knows at which of its values the rows left {} that it no longer \
-                     has; drop {} and sync anew, or keep it and sync into another table",
-                    setup.sync.target,
-                    setup.sync.sequence_by.as_deref().unwrap_or_default(),
-                    setup.sync.source,
-                    setup.sync.target
-                )));
-            }
+            check_comparable(setup)?;
+            let gone = missing_events(&setup.layout, base, setup.events.clone(), version).await?;
+            events = union(events, gone)?;
+            let history = existing_events(&setup.layout, base, events.clone()).await?;
+            events = union(events, history)?;
             MergeClauses::history(setup)
         }
     };
-    let resolved = remembered.resolve(setup, events).await?;
+    let resolved = remembering.resolve(setup, events, None).await?;
     Ok(Work {
         commit: merge(setup, base, resolved, clauses, Some(property)).await?,
         progress: None,
-        remember: remembered.plan(setup, target).await?,
+        remember: remembering.plan(setup, target, None).await?,
     })
+}
+
+/// A history by a column of the source's cannot be compared with it.
+fn check_comparable(setup: &Setup<'_>) -> Result<()> {
+    match &setup.sync.sequence_by {
+        None => Ok(()),
+        Some(sequence) => Err(Error::invalid(format!(
+            "the history in {} is ordered by SEQUENCE BY {sequence}, and nobody knows at which of its values the rows left {} that it no longer \
+             has; drop {} and sync anew, or keep it and sync into another table",
+            setup.sync.target, setup.sync.source, setup.sync.target
+        ))),
+    }
+}
+
+/// A target with several rows of a key cannot become equal to a source with one.
+async fn check_unique(setup: &Setup<'_>, base: &Arc<Snapshot>) -> Result<()> {
+    let relation = VersionRelation::new(base).await?;
+    let keys: Vec<Expr> = setup.keys.iter().map(ident).collect();
+    let repeated =
+        LogicalPlanBuilder::scan("target", provider_as_source(Arc::new(relation)), None)?
+            .aggregate(
+                keys.clone(),
+                vec![count(lit(1_i64)).alias("__alluvial_rows")],
+            )?
+            .filter(ident("__alluvial_rows").gt(lit(1_i64)))?
+            .project(keys)?
+            .limit(0, Some(1))?
+            .build()?;
+    let found = DataFrame::new(setup.state.as_ref().clone(), repeated)
+        .collect()
+        .await?;
+    match found.iter().find(|batch| batch.num_rows() > 0) {
+        None => Ok(()),
+        Some(batch) => {
+            let row = arrow::util::pretty::pretty_format_batches(&[batch.slice(0, 1)])?;
+            Err(Error::invalid(format!(
+                "{} has more than one row of the key\n{row}\nso it cannot become equal to {} by that key; remove the surplus rows, or name \
+                 other KEYS",
+                setup.sync.target, setup.sync.source
+            )))
+        }
+    }
 }
 
 /// How an empty target is filled.
@@ -113,16 +145,24 @@ pub(super) struct Fill {
     pub property: Option<Property>,
     /// Whether rows of one key are to be expected.
     pub repeated_keys: bool,
+    pub truncated: Option<ScalarValue>,
 }
 
 /// Fills a target that has no rows, creating it if need be.
-pub(super) async fn fill(setup: &Setup<'_>, target: &Target, fill: Fill) -> Result<Work> {
-    let remembered = Remembering::load(setup, target, true).await?;
-    let is_latest = resolution(setup) == Resolution::Latest;
-    let source = if is_latest && !fill.repeated_keys {
+pub(super) async fn fill(
+    setup: &Setup<'_>,
+    target: &Target,
+    remembering: Remembering,
+    fill: Fill,
+) -> Result<Work> {
+    let is_fresh =
+        resolution(setup) == Resolution::Latest && !fill.repeated_keys && remembering.is_empty();
+    let source = if is_fresh {
         setup.events.clone()
     } else {
-        let resolved = remembered.resolve(setup, setup.events.clone()).await?;
+        let resolved = remembering
+            .resolve(setup, setup.events.clone(), None)
+            .await?;
         scan(resolved)?
     };
     let operation = operation(setup);
@@ -158,14 +198,14 @@ pub(super) async fn fill(setup: &Setup<'_>, target: &Target, fill: Fill) -> Resu
         .project(table_columns(&setup.layout, schema)?)?
         .build()?;
     let mut rows = setup.state.create_physical_plan(&logical).await?;
-    if is_latest && !fill.repeated_keys {
+    if is_fresh {
         let keys = setup.keys.iter().map(|key| schema.index_of(key));
         rows = Arc::new(UniqueKeysExec::new(rows, keys.collect::<Result<_, _>>()?));
     }
     Ok(Work {
         commit: Arc::new(CommitExec::new(rows, plan, None)?),
         progress: None,
-        remember: remembered.plan(setup, target).await?,
+        remember: remembering.plan(setup, target, fill.truncated).await?,
     })
 }
 
@@ -199,18 +239,18 @@ fn existing(target: &Target) -> Result<&Arc<Snapshot>> {
         .ok_or_else(|| Error::internal("the target is yet to be created"))
 }
 
-fn resolution(setup: &Setup<'_>) -> Resolution {
+pub(super) fn resolution(setup: &Setup<'_>) -> Resolution {
     match setup.sync.storage {
         Storage::ScdType1 => Resolution::Latest,
         Storage::ScdType2 { .. } => Resolution::Timeline,
     }
 }
 
-fn union(left: LogicalPlan, right: LogicalPlan) -> Result<LogicalPlan> {
+pub(super) fn union(left: LogicalPlan, right: LogicalPlan) -> Result<LogicalPlan> {
     Ok(LogicalPlanBuilder::from(left).union(right)?.build()?)
 }
 
-fn scan(plan: Arc<dyn ExecutionPlan>) -> Result<LogicalPlan> {
+pub(super) fn scan(plan: Arc<dyn ExecutionPlan>) -> Result<LogicalPlan> {
     let relation = PlanRelation::new(plan, None);
     Ok(
         LogicalPlanBuilder::scan("changes", provider_as_source(Arc::new(relation)), None)?
@@ -258,79 +298,4 @@ async fn merge(
         .into_iter()
         .collect();
     Ok(Arc::new(CommitExec::new(rows, plan, None)?))
-}
-
-/// What the target remembers of earlier statements, where that matters.
-struct Remembering(Option<Remembered>);
-
-impl Remembering {
-    async fn load(setup: &Setup<'_>, target: &Target, forget: bool) -> Result<Self> {
-        if setup.sync.sequence_by.is_none() {
-            return Ok(Self(None));
-        }
-        let base = target.base.as_ref();
-        let remembered = if forget {
-            Remembered::forget(base, &setup.layout).await?
-        } else {
-            Remembered::load(base, &setup.layout).await?
-        };
-        Ok(Self(Some(remembered)))
-    }
-
-    /// Resolves events together with what is remembered; the result has only keys with changes that are not late by that.
-    async fn resolve(
-        &self,
-        setup: &Setup<'_>,
-        mut events: LogicalPlan,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let remembered = match &self.0 {
-            Some(remembered) => remembered.events(&setup.layout)?,
-            None => None,
-        };
-        let filter = remembered.is_some();
-        if let Some(remembered) = remembered {
-            events = union(events, remembered)?;
-        }
-        let session = without_dynamic_filters(&setup.state);
-        let input = session.create_physical_plan(&events).await?;
-        let resolved: Arc<dyn ExecutionPlan> = Arc::new(ResolveChangesExec::new(
-            input,
-            Arc::clone(&setup.layout),
-            resolution(setup),
-        ));
-        if !filter {
-            return Ok(resolved);
-        }
-        let news = LogicalPlanBuilder::from(scan(resolved)?)
-            .filter(ident(OP).not_eq(Op::Remembered.literal()))?
-            .build()?;
-        Ok(session.create_physical_plan(&news).await?)
-    }
-
-    /// What is to be remembered next.
-    async fn plan(self, setup: &Setup<'_>, target: &Target) -> Result<Option<RememberPlan>> {
-        let Some(before) = self.0 else {
-            return Ok(None);
-        };
-        let layout = Remembered::layout(&setup.layout);
-        let mut events = Remembered::project(&setup.layout, setup.events.clone())?;
-        if let Some(remembered) = before.events(&layout)? {
-            events = union(events, remembered)?;
-        }
-        let input = without_dynamic_filters(&setup.state)
-            .create_physical_plan(&events)
-            .await?;
-        let resolved = Arc::new(ResolveChangesExec::new(
-            input,
-            Arc::new(layout),
-            Resolution::Latest,
-        ));
-        let plan = setup.state.create_physical_plan(&scan(resolved)?).await?;
-        Ok(Some(RememberPlan {
-            plan,
-            before,
-            held: setup.held,
-            table: target.table.clone(),
-        }))
-    }
 }

@@ -1,14 +1,14 @@
 //! The MERGE that applies resolved events: its condition and its clauses.
 
-use datafusion::common::{Column, DFSchema, ScalarValue, TableReference};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, ScalarValue};
 use datafusion::functions::core::expr_fn::coalesce;
 use datafusion::logical_expr::dml::{MergeIntoAction, MergeIntoClause, MergeIntoClauseKind};
-use datafusion::logical_expr::{Expr, lit, when};
+use datafusion::logical_expr::{Expr, cast, lit, when};
 
 use super::columns::{END_AT, START_AT};
 use super::event::{END, OP, Op, SEQUENCE};
-use super::event_plan::parse;
-use super::setup::{Setup, Target};
+use super::setup::Setup;
 use crate::change::distinct;
 use crate::error::Result;
 
@@ -25,12 +25,8 @@ pub(super) struct MergeClauses {
 
 impl MergeClauses {
     /// The latest change of each key: a change that is older than what the target holds does nothing.
-    pub(super) fn latest(
-        setup: &Setup<'_>,
-        target: &Target,
-        truncated: Option<ScalarValue>,
-    ) -> Result<Self> {
-        let held = held_sequence(setup, target)?;
+    pub(super) fn latest(setup: &Setup<'_>, truncated: Option<ScalarValue>) -> Result<Self> {
+        let held = held_sequence(setup)?;
         let in_time = held
             .clone()
             .map(|held| held.clone().is_null().or(of_source(SEQUENCE).gt_eq(held)));
@@ -50,19 +46,17 @@ impl MergeClauses {
     }
 
     /// All rows of the source: what is equal stays untouched.
-    pub(super) fn compare(setup: &Setup<'_>, delete: bool) -> Result<Self> {
+    pub(super) fn compare(setup: &Setup<'_>) -> Result<Self> {
         let differs = values(setup)?.into_iter().zip(value_types(setup));
         let differs =
             differs.map(|((name, value), data_type)| distinct(of_target(&name), value, &data_type));
         let differs = differs.reduce(Expr::or).unwrap_or_else(|| lit(false));
         let mut clauses = row_clauses(setup, None, Some(differs))?;
-        if delete {
-            clauses.push(MergeIntoClause {
-                kind: MergeIntoClauseKind::NotMatchedBySource,
-                predicate: None,
-                action: MergeIntoAction::Delete,
-            });
-        }
+        clauses.push(MergeIntoClause {
+            kind: MergeIntoClauseKind::NotMatchedBySource,
+            predicate: None,
+            action: MergeIntoAction::Delete,
+        });
         Ok(Self {
             on: keys_match(setup),
             clauses,
@@ -171,20 +165,16 @@ fn value_types(setup: &Setup<'_>) -> impl Iterator<Item = arrow::datatypes::Data
 }
 
 /// What the target holds of SEQUENCE BY; `None` where versions order the changes or the target lacks a column of it.
-fn held_sequence(setup: &Setup<'_>, target: &Target) -> Result<Option<Expr>> {
-    let (Some(sql), Some(base)) = (&setup.sync.sequence_by, &target.base) else {
-        return Ok(None);
-    };
-    if !setup.held {
+fn held_sequence(setup: &Setup<'_>) -> Result<Option<Expr>> {
+    if setup.sync.sequence_by.is_none() || !setup.held {
         return Ok(None);
     }
-    let schema =
-        DFSchema::try_from_qualified_schema(TableReference::bare(TARGET), base.layout().schema())?;
-    let held = parse("SEQUENCE BY", sql, &setup.state, &schema)?;
-    Ok(Some(datafusion::logical_expr::cast(
-        held,
-        setup.layout.sequence.clone(),
-    )))
+    let of_target = |node: Expr| match node {
+        Expr::Column(column) => Ok(Transformed::yes(of_target(&column.name))),
+        other => Ok(Transformed::no(other)),
+    };
+    let held = setup.sequence.expression.clone().transform(of_target)?.data;
+    Ok(Some(cast(held, setup.layout.sequence.clone())))
 }
 
 fn keys_match(setup: &Setup<'_>) -> Expr {
@@ -207,7 +197,7 @@ fn is_delete() -> Expr {
 }
 
 fn is_write() -> Expr {
-    of_source(OP).not_eq(Op::Delete.literal())
+    of_source(OP).in_list([Op::Upsert, Op::Replace].map(Op::literal).to_vec(), false)
 }
 
 fn clause(kind: MergeIntoClauseKind, condition: Expr, action: MergeIntoAction) -> MergeIntoClause {

@@ -37,6 +37,16 @@ pub(super) fn kept_columns(sync: &Sync, source: &Schema, keys: &[String]) -> Res
             names_of(&own)
         ))),
     };
+    if let Some(field) = own
+        .iter()
+        .find(|field| field.name().starts_with("__alluvial_"))
+    {
+        return Err(Error::invalid(format!(
+            "{} has the column {:?}, and names that begin with __alluvial_ are taken; give it another one in FROM (SELECT …)",
+            sync.source,
+            field.name()
+        )));
+    }
     // a query may well have columns that no target keeps
     let metadata = |name: &&String| !is_metadata(name);
     let listed: Vec<String> = sync
@@ -106,6 +116,18 @@ pub(super) fn target_columns(
                 )));
             }
             Err(_) => {
+                let same = |other: &&FieldRef| other.name().eq_ignore_ascii_case(field.name());
+                if let Some(other) = target.fields().iter().find(same) {
+                    return Err(Error::invalid(format!(
+                        "INCOMPATIBLE_SCHEMA: {} has the column {:?} and {} has {:?}; Delta's column names do not differ by case, so rename it in \
+                         FROM (SELECT …) or leave it out with COLUMNS * EXCEPT ({})",
+                        sync.source,
+                        field.name(),
+                        sync.target,
+                        other.name(),
+                        field.name()
+                    )));
+                }
                 let added = delta_field(&sync.target.to_string(), &nullable(field))?;
                 match &mut missing {
                     Some(missing) => missing.push(Arc::clone(&added)),
@@ -218,10 +240,18 @@ pub(super) fn event_layout(
     EventLayout {
         ignore_null: of_columns(&ignores),
         tracked: of_columns(&tracks),
+        // late changes must find the place of each change that there was, even if it changed nothing
+        coalesce: sync.sequence_by.is_none() || tracks_some(sync),
+        checked: true,
         keys,
         sequence,
         columns,
     }
+}
+
+/// Whether a history tracks some columns and others not.
+pub(super) fn tracks_some(sync: &Sync) -> bool {
+    matches!(&sync.storage, Storage::ScdType2 { track_history } if *track_history != Columns::All)
 }
 
 /// What a target is created as, from what a copy of the source would be.
@@ -254,6 +284,19 @@ pub(super) fn target_definition(
         properties,
         comment: copy.comment,
     })
+}
+
+/// Refuses to write a history as if it were none.
+pub(super) fn check_storage(sync: &Sync, target: &Schema) -> Result<()> {
+    let has = |name: &str| target.field_with_name(name).is_ok();
+    if sync.storage == Storage::ScdType1 && has(START_AT) && has(END_AT) {
+        return Err(Error::invalid(format!(
+            "{} has {START_AT} and {END_AT}: it keeps a history, of which this statement would change every row of a key; add STORED AS SCD \
+             TYPE 2, or name another target",
+            sync.target
+        )));
+    }
+    Ok(())
 }
 
 /// Refuses columns that a history needs for itself.

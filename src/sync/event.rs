@@ -33,6 +33,10 @@ pub(super) enum Op {
     Existing = 4,
     /// The row before an update: a delete, if the update has given the row another key.
     Preimage = 5,
+    /// The sequence of a write that the target remembers of an earlier run.
+    RememberedWrite = 6,
+    /// A change of a kind that there is not.
+    Unknown = 7,
 }
 
 impl Op {
@@ -44,8 +48,15 @@ impl Op {
             3 => Self::Remembered,
             4 => Self::Existing,
             5 => Self::Preimage,
+            6 => Self::RememberedWrite,
+            7 => Self::Unknown,
             _ => Self::Upsert,
         }
+    }
+
+    /// Whether it is of an earlier run.
+    pub(super) fn is_remembered(self) -> bool {
+        matches!(self, Self::Remembered | Self::RememberedWrite)
     }
 
     /// As it stands in a plan.
@@ -65,6 +76,10 @@ pub(super) struct EventLayout {
     pub ignore_null: Vec<bool>,
     /// Which of them begin a new row of a history.
     pub tracked: Vec<bool>,
+    /// Whether a change that changes nothing that is tracked is made in place.
+    pub coalesce: bool,
+    /// Whether events that cannot be applied are errors; otherwise somebody else finds them.
+    pub checked: bool,
     /// The type of [`SEQUENCE`] and [`END`].
     pub sequence: DataType,
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::catalog::default_table_source::provider_as_source;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::conditional_expressions::CaseBuilder;
 use datafusion::logical_expr::{
     Expr, ExprSchemable, JoinType, LogicalPlan, LogicalPlanBuilder, cast, ident, lit, when,
 };
@@ -43,6 +45,7 @@ impl Sequence {
                 ))
             })?,
         };
+        check_sequence(sync, &expression, input)?;
         let columns = expression.column_refs();
         Ok(Self {
             data_type: stored_type(expression.get_type(input)?),
@@ -50,6 +53,34 @@ impl Sequence {
             expression,
         })
     }
+}
+
+/// A sequence is a plain value of each row, the same whenever it is asked for.
+fn check_sequence(sync: &Sync, expression: &Expr, input: &DFSchema) -> Result<()> {
+    let shown = sync.sequence_by.as_deref().unwrap_or(COMMIT_VERSION);
+    let is_no_value = |node: &Expr| {
+        Ok(matches!(
+            node,
+            Expr::AggregateFunction(_)
+                | Expr::WindowFunction(_)
+                | Expr::ScalarSubquery(_)
+                | Expr::Exists(_)
+                | Expr::InSubquery(_)
+        ))
+    };
+    if expression.exists(is_no_value)? || expression.is_volatile() {
+        return Err(Error::invalid(format!(
+            "SEQUENCE BY {shown} is not a value of each row that stays the same; order the changes by columns of {}",
+            sync.source
+        )));
+    }
+    if expression.get_type(input)? == DataType::Null {
+        return Err(Error::invalid(format!(
+            "SEQUENCE BY {shown} is always NULL, which orders nothing; name a column of {}",
+            sync.source
+        )));
+    }
+    Ok(())
 }
 
 /// The type in which a sequence is kept.
@@ -134,18 +165,27 @@ fn is_type(schema: &DFSchema, kind: ChangeType) -> Option<Expr> {
 }
 
 fn op(sync: &Sync, state: &SessionState, schema: &DFSchema) -> Result<Expr> {
-    let deletes = match &sync.delete_when {
-        Some(sql) => Some(parse("APPLY AS DELETE WHEN", sql, state, schema)?.is_true()),
-        None => None,
+    let mut branches: Vec<(Expr, Op)> = Vec::new();
+    branches.extend(is_type(schema, ChangeType::UpdatePreimage).map(|is| (is, Op::Preimage)));
+    branches.extend(is_type(schema, ChangeType::Delete).map(|is| (is, Op::Delete)));
+    if let Some(sql) = &sync.delete_when {
+        let deletes = parse("APPLY AS DELETE WHEN", sql, state, schema)?.is_true();
+        branches.push((deletes, Op::Delete));
+    }
+    let written = [
+        ChangeType::Insert,
+        ChangeType::UpdatePostimage,
+        ChangeType::Upsert,
+    ];
+    let written = written.into_iter().filter_map(|kind| is_type(schema, kind));
+    let written = written.reduce(Expr::or);
+    let otherwise = if written.is_some() {
+        Op::Unknown
+    } else {
+        Op::Upsert
     };
-    let deletes = is_type(schema, ChangeType::Delete)
-        .into_iter()
-        .chain(deletes);
-    let branches = is_type(schema, ChangeType::UpdatePreimage)
-        .map(|preimage| (preimage, Op::Preimage))
-        .into_iter()
-        .chain(deletes.map(|delete| (delete, Op::Delete)));
-    let mut case: Option<datafusion::logical_expr::conditional_expressions::CaseBuilder> = None;
+    branches.extend(written.map(|is| (is, Op::Upsert)));
+    let mut case: Option<CaseBuilder> = None;
     for (condition, op) in branches {
         case = Some(match case {
             None => when(condition, op.literal()),
@@ -153,8 +193,8 @@ fn op(sync: &Sync, state: &SessionState, schema: &DFSchema) -> Result<Expr> {
         });
     }
     match case {
-        None => Ok(Op::Upsert.literal()),
-        Some(mut case) => Ok(case.otherwise(Op::Upsert.literal())?),
+        None => Ok(otherwise.literal()),
+        Some(mut case) => Ok(case.otherwise(otherwise.literal())?),
     }
 }
 

@@ -55,7 +55,7 @@ impl<'a> Events<'a> {
             if self.op(row) == Op::Preimage && self.has_postimage(row, rows.end) {
                 continue;
             }
-            self.check_sequence(row)?;
+            self.check_row(row)?;
             if let Some(before) = changes.last().copied()
                 && self.same_place(before, row)
             {
@@ -74,7 +74,7 @@ impl<'a> Events<'a> {
     }
 
     fn same_place(&self, left: usize, right: usize) -> bool {
-        let kept = |row| matches!(self.op(row), Op::Remembered | Op::Existing);
+        let kept = |row| self.op(row).is_remembered() || self.op(row) == Op::Existing;
         !kept(left)
             && !kept(right)
             && self.versions.value(left) == self.versions.value(right)
@@ -83,12 +83,15 @@ impl<'a> Events<'a> {
     }
 
     fn check_key(&self, row: usize) -> Result<()> {
+        if !self.layout.checked {
+            return Ok(());
+        }
         let null = |index: &&usize| self.batch.column(**index).is_null(row);
         match self.layout.keys.iter().find(null) {
             None => Ok(()),
             Some(index) => Err(Error::invalid(format!(
                 "NULL_KEY: the key column {:?} is NULL in the row ({}); a row without a key can be neither matched nor followed, correct it in \
-                 the source or leave it out with FROM (SELECT … WHERE {} IS NOT NULL)",
+                 the source and begin anew (DROP SYNC), or leave it out with FROM (SELECT … WHERE {} IS NOT NULL)",
                 self.layout.columns[*index].name(),
                 self.describe(row),
                 self.layout.columns[*index].name(),
@@ -96,18 +99,31 @@ impl<'a> Events<'a> {
         }
     }
 
-    fn check_sequence(&self, row: usize) -> Result<()> {
-        if self.batch.column(self.layout.sequence()).is_valid(row) || self.op(row) == Op::Existing {
+    fn check_row(&self, row: usize) -> Result<()> {
+        if !self.layout.checked || self.op(row) == Op::Existing {
+            return Ok(());
+        }
+        if self.op(row) == Op::Unknown {
+            return Err(Error::invalid(format!(
+                "UNKNOWN_CHANGE_TYPE: _change_type of the row ({}) is none of insert, update_preimage, update_postimage, delete and upsert; \
+                 return one of them, or leave the column out and say with APPLY AS DELETE WHEN which rows are deletes",
+                self.describe(row)
+            )));
+        }
+        if self.batch.column(self.layout.sequence()).is_valid(row) {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "NULL_SEQUENCE: SEQUENCE BY is NULL in the row ({}), so nobody knows whether it is late; give every change a sequence",
+            "NULL_SEQUENCE: SEQUENCE BY is NULL in the row ({}), so nobody knows whether it is late; give every change a sequence, or correct the source and begin anew (DROP SYNC)",
             self.describe(row)
         )))
     }
 
     /// Two changes at the same place must be the same: deletes are, whatever images they carry.
     fn check_same(&self, left: usize, right: usize) -> Result<()> {
+        if !self.layout.checked {
+            return Ok(());
+        }
         let same = match (self.op(left), self.op(right)) {
             (Op::Upsert, Op::Upsert) => self.same_values(left, right),
             (left, right) => left == right || [left, right] == [Op::Preimage, Op::Delete],
@@ -124,7 +140,7 @@ impl<'a> Events<'a> {
         };
         Err(Error::invalid(format!(
             "AMBIGUOUS_CHANGES: two different changes of one key have the same place in the order: {}({}) and {}({}); \
-             order them with a SEQUENCE BY that tells them apart, or remove one from the source",
+             order them with a SEQUENCE BY that tells them apart, or correct the source and begin anew (DROP SYNC)",
             word(left),
             self.describe(left),
             word(right),

@@ -23,7 +23,7 @@ pub(super) fn resolve(
     let mut changed_keys = 0;
     for bounds in groups.bounds.windows(2) {
         let mut changes = events.of_key(bounds[0]..bounds[1])?;
-        let is_change = |row: &usize| events.op(*row) != Op::Remembered;
+        let is_change = |row: &usize| !events.op(*row).is_remembered();
         changed_keys += usize::from(changes.iter().any(is_change));
         // stable: changes of the same sequence stay in the order of versions
         changes.sort_by(|left, right| events.sequence(*left).cmp(&events.sequence(*right)));
@@ -66,7 +66,7 @@ impl<'a> Winners<'a> {
         // since when the row that the winner writes has been there
         let removed = before
             .iter()
-            .rposition(|row| !matches!(events.op(*row), Op::Upsert | Op::Remembered));
+            .rposition(|row| matches!(events.op(*row), Op::Delete | Op::Preimage));
         let op = match (events.op(*winner), removed) {
             (Op::Preimage | Op::Delete, _) => Op::Delete,
             (Op::Upsert, Some(_)) => Op::Replace,

@@ -26,6 +26,7 @@ mod plan;
 mod position;
 mod relation;
 mod remembered;
+mod remembering;
 mod report;
 mod resolve_exec;
 mod session;

@@ -19,10 +19,11 @@ use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use super::apply::{Fill, apply_changes, compare, fill};
 use super::position::{Position, Registration};
 use super::relation::{Read, SourceRelation};
+use super::remembering::Remembering;
 use super::report::SyncMode;
 use super::session::SyncSession;
 use super::setup::{Setup, Target};
-use super::spec::{OnExpired, Statement, Sync};
+use super::spec::{OnExpired, Statement, Storage, Sync};
 use super::step::{Progress, Step, Work};
 use crate::change::{Bound, ChangeBounds, ChangeRange};
 use crate::error::{Error, Result};
@@ -136,6 +137,7 @@ impl<S: SyncSession> Planner<'_, S> {
                 true,
             );
         }
+        self.check_statement(registration, source).await?;
         let Some(position) = position else {
             return lost(
                 "the target no longer records how far it has got (delta.setTransactionRetentionDuration lets it forget)".into(),
@@ -191,6 +193,33 @@ impl<S: SyncSession> Planner<'_, S> {
         }
     }
 
+    async fn new_registration(&self, source: &Arc<dyn ChangeSource>) -> Result<Registration> {
+        let keys = self.keys(source.as_ref()).await?;
+        Registration::new(self.sync, self.sync.essence(&keys), source.as_ref()).await
+    }
+
+    /// Refuses to go on from the position of another statement.
+    async fn check_statement(
+        &self,
+        registration: &Registration,
+        source: &Arc<dyn ChangeSource>,
+    ) -> Result<()> {
+        let keys = self.keys(source.as_ref()).await?;
+        let essence = self.sync.essence(&keys);
+        if essence == registration.statement {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "the sync {:?} into {} was begun with\n  {}\nand this statement says\n  {essence}\nwhich would have made other rows of the changes that \
+             are applied already; give it a name of its own with AS '…', or begin anew after DROP SYNC '{}' ON {}",
+            self.sync.name,
+            self.sync.target,
+            registration.statement,
+            self.sync.name,
+            self.sync.target
+        )))
+    }
+
     fn other_source(&self, registration: &Registration, source: &dyn ChangeSource) -> Error {
         Error::invalid(format!(
             "the sync {:?} into {} follows {} at {}, not {} at {}; give this one a name of its own with AS '…', or end that one with \
@@ -229,7 +258,8 @@ impl<S: SyncSession> Planner<'_, S> {
         let (input, relation) = self.input(source, read, range.until()).await?;
         let keys = self.keys(source.as_ref()).await?;
         let setup = Setup::try_new(self.sync, &self.state, target, input, keys)?;
-        let mut work = apply_changes(&setup, target, None).await?;
+        let remembering = Remembering::load(&setup, target, false).await?;
+        let mut work = apply_changes(&setup, target, remembering, None, None).await?;
         let mut step = self.up_to_date(target, &range);
         if !relation.found().load(Ordering::Relaxed) {
             let age = Utc::now().timestamp_millis() - position.recorded.unwrap_or(0);
@@ -249,8 +279,8 @@ impl<S: SyncSession> Planner<'_, S> {
         if self.sync.on_expired == OnExpired::Error {
             source.check_followable().await?;
         }
-        let registration = Registration::new(&self.sync.source, source.as_ref()).await?;
-        self.full(target, registration, source, true).await
+        let registration = self.new_registration(source).await?;
+        self.full(target, registration, source).await
     }
 
     async fn begin_anew(
@@ -272,12 +302,25 @@ impl<S: SyncSession> Planner<'_, S> {
                 self.sync.target
             )));
         }
+        if lost.replaced
+            && self.sync.sequence_by.is_none()
+            && self.sync.storage != Storage::ScdType1
+        {
+            return Err(Error::invalid(format!(
+                "the history in {} is ordered by the versions of a {} that is no more: {}. Those of the new one would come before them; drop {} \
+                 and sync anew, or keep it and sync into another table",
+                self.sync.target,
+                source.name(),
+                lost.reason,
+                self.sync.target
+            )));
+        }
         let registration = if lost.replaced {
-            Registration::new(&self.sync.source, source.as_ref()).await?
+            self.new_registration(source).await?
         } else {
             registration
         };
-        let mut step = self.full(target, registration, source, false).await?;
+        let mut step = self.full(target, registration, source).await?;
         step.from = lost.position.parse().ok();
         Ok(step)
     }
@@ -288,7 +331,6 @@ impl<S: SyncSession> Planner<'_, S> {
         target: &Target,
         registration: Registration,
         source: &Arc<dyn ChangeSource>,
-        is_first: bool,
     ) -> Result<Step> {
         let all = ChangeBounds {
             since: Bound::Beginning,
@@ -305,24 +347,26 @@ impl<S: SyncSession> Planner<'_, S> {
         let keys = self.keys(source.as_ref()).await?;
         let setup = Setup::try_new(self.sync, &self.state, target, input, keys)?;
         let property = registration.property(&self.sync.name)?;
+        let alone = target.other_syncs(&self.sync.name).is_empty();
         let work = if target.is_empty().await? {
             let declared = source.primary_key().await?;
-            fill(
-                &setup,
-                target,
-                Fill {
-                    copy: source.definition(version).await?,
-                    property: Some(property),
-                    // an event log has many rows of a key, as SEQUENCE BY says
-                    repeated_keys: self.repeated_keys
-                        || !source.has_rows()
-                        || (self.sync.sequence_by.is_some() && declared != setup.keys),
-                },
-            )
-            .await?
+            let fill_with = Fill {
+                copy: source.definition(version).await?,
+                property: Some(property),
+                // an event log has many rows of a key, as SEQUENCE BY says
+                repeated_keys: self.repeated_keys
+                    || !source.has_rows()
+                    || (self.sync.sequence_by.is_some() && declared != setup.keys),
+                truncated: None,
+            };
+            let remembering = Remembering::load(&setup, target, alone).await?;
+            fill(&setup, target, remembering, fill_with).await?
+        } else if alone {
+            compare(&setup, target, version, property).await?
         } else {
-            let alone = target.other_syncs(&self.sync.name).is_empty();
-            compare(&setup, target, version, property, alone, is_first).await?
+            // which of the rows are whose, nobody knows: none is deleted, and what is late stays late
+            let remembering = Remembering::load(&setup, target, false).await?;
+            apply_changes(&setup, target, remembering, None, Some(property)).await?
         };
         Ok(Step {
             mode: SyncMode::Full,
@@ -349,17 +393,25 @@ impl<S: SyncSession> Planner<'_, S> {
             input,
             self.sync.keys.clone(),
         )?;
+        let remembering = Remembering::load(&setup, &target, false).await?;
         let truncated = setup.truncated().await?;
+        let known = remembering.truncated().cloned();
+        let latest = match (&truncated, &known) {
+            (Some(new), Some(known)) if known > new => Some(known),
+            (Some(new), _) => Some(new),
+            (None, known) => known.as_ref(),
+        };
+        let after = setup.after(latest)?;
         let work = if target.is_empty().await? {
-            let fill_from = Fill {
+            let fill_with = Fill {
                 copy: setup.plain_definition(),
                 property: None,
                 repeated_keys: true,
+                truncated,
             };
-            fill(&setup.after(truncated)?, &target, fill_from).await?
+            fill(&after, &target, remembering, fill_with).await?
         } else {
-            let after = setup.after(truncated.clone())?;
-            apply_changes(&after, &target, truncated).await?
+            apply_changes(&after, &target, remembering, truncated, None).await?
         };
         Ok(Step {
             mode: SyncMode::Incremental,

@@ -14,7 +14,7 @@ use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::spec::SourceSpec;
+use super::spec::{SourceSpec, Sync};
 use crate::delta::actions::{Action, Metadata, Txn};
 use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
@@ -34,20 +34,28 @@ pub(crate) struct Registration {
     pub location: String,
     /// The source's identity.
     pub identity: String,
+    /// What of the statement decides what the target holds; another statement cannot go on from its position.
+    #[serde(default)]
+    pub statement: String,
 }
 
 impl Registration {
-    /// A new sync from `source`, which the statement names `shown`.
-    pub(super) async fn new(shown: &SourceSpec, source: &dyn ChangeSource) -> Result<Self> {
+    /// A new sync from `source`.
+    pub(super) async fn new(
+        sync: &Sync,
+        statement: String,
+        source: &dyn ChangeSource,
+    ) -> Result<Self> {
         let id = Uuid::new_v4().simple().to_string();
         Ok(Self {
             id: id[..8].to_owned(),
-            source: match shown {
+            source: match &sync.source {
                 SourceSpec::Table(name) => name.to_quoted_string(),
                 SourceSpec::Query(_) => source.name().to_owned(),
             },
             location: source.location(),
             identity: source.identity().await?,
+            statement,
         })
     }
 

@@ -1,8 +1,8 @@
 //! Sequences that a target remembers of rows that it does not have, so that a late change of a deleted key is known to be late.
 //!
 //! ```text
-//!  _alluvial/sequences/<id>.parquet   key columns, sequence, when it was recorded; folders that begin with _ are not read or
-//!                                     vacuumed by anybody
+//!  _alluvial/sequences/<id>.parquet   key columns, sequence, delete or write, when it was recorded; a row without a key is a
+//!                                     TRUNCATE. Folders that begin with _ are not read or vacuumed by anybody
 //!  txn alluvial.sequences -> <id>     which of the files is this version's
 //! ```
 //!
@@ -11,14 +11,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::{cast, filter_record_batch};
+use arrow::array::{Array, ArrayRef, AsArray, Int8Array, RecordBatch};
+use arrow::compute::{cast, filter_record_batch, is_not_null};
 use arrow::datatypes::{DataType, Field, Int8Type, Int64Type, Schema, SchemaRef};
 use chrono::Utc;
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::ScalarValue;
 use datafusion::datasource::MemTable;
 use datafusion::execution::TaskContext;
+use datafusion::functions_aggregate::expr_fn::{max, min};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit};
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use object_store::ObjectStoreExt;
@@ -38,15 +39,19 @@ const APPLICATION: &str = "alluvial.sequences";
 const FOLDER: &str = "_alluvial/sequences";
 /// When a sequence was recorded, in milliseconds since the epoch.
 const RECORDED: &str = "__alluvial_recorded";
+/// Whether it is the sequence of a delete.
+const DELETED: &str = "__alluvial_deleted";
 
 /// What a version of a target remembers, without what is too old.
 #[derive(Debug, Clone)]
 pub(super) struct Remembered {
     /// The file; absent where there is none yet.
     id: Option<i64>,
-    /// Rows of keys, sequence and time; as in the file.
+    /// Rows of keys, sequence, op and time; as in the file.
     batches: Vec<RecordBatch>,
     schema: SchemaRef,
+    /// The latest sequence at which the target was emptied.
+    truncated: Option<Truncation>,
     /// How many rows of the file are too old.
     forgotten: usize,
 }
@@ -69,6 +74,7 @@ impl Remembered {
             id,
             batches: vec![],
             schema: file_schema(layout),
+            truncated: None,
             forgotten: usize::from(id.is_some()),
         })
     }
@@ -104,9 +110,30 @@ impl Remembered {
             let young = recorded.iter().map(|at| at.map(|at| at >= since)).collect();
             let kept = filter_record_batch(&batch, &young)?;
             remembered.forgotten += batch.num_rows() - kept.num_rows();
-            remembered.batches.push(kept);
+            remembered.take(&kept)?;
         }
         Ok(remembered)
+    }
+
+    /// Takes the rows of keys, and the one of the table as a whole.
+    fn take(&mut self, batch: &RecordBatch) -> Result<()> {
+        let key = batch.column(0);
+        self.batches
+            .push(filter_record_batch(batch, &is_not_null(key)?)?);
+        for row in (0..batch.num_rows()).filter(|row| key.is_null(*row)) {
+            let sequence = batch.column(batch.num_columns() - 3);
+            let recorded = batch.column(batch.num_columns() - 1);
+            self.truncated = Some(Truncation {
+                sequence: ScalarValue::try_from_array(sequence, row)?,
+                recorded: recorded.as_primitive::<Int64Type>().value(row),
+            });
+        }
+        Ok(())
+    }
+
+    /// The latest sequence at which the target was emptied.
+    pub(super) fn truncated(&self) -> Option<&ScalarValue> {
+        self.truncated.as_ref().map(|truncated| &truncated.sequence)
     }
 
     /// The batch with the columns and types of this statement.
@@ -133,6 +160,11 @@ impl Remembered {
         )?)
     }
 
+    /// Whether no row and no TRUNCATE is remembered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows() == 0 && self.truncated.is_none()
+    }
+
     fn rows(&self) -> usize {
         self.batches.iter().map(RecordBatch::num_rows).sum()
     }
@@ -157,10 +189,10 @@ impl Remembered {
             columns.push(value.alias(name));
         }
         columns.extend([
-            Op::Remembered.literal().alias(OP),
+            ident(OP).alias(OP),
             ident(SEQUENCE).alias(SEQUENCE),
             lit(ScalarValue::try_from(&layout.sequence)?).alias(END),
-            lit(-1_i64).alias(VERSION),
+            lit(-2_i64).alias(VERSION),
             lit(0_i64).alias(ORDINAL),
         ]);
         Ok(Some(scan.project(columns)?.build()?))
@@ -178,6 +210,9 @@ impl Remembered {
             keys: (0..layout.keys.len()).collect(),
             ignore_null: vec![false; columns.len()],
             tracked: vec![false; columns.len()],
+            coalesce: true,
+            // what is wrong with the rows their own plan finds out
+            checked: false,
             sequence: layout.sequence.clone(),
             columns,
         }
@@ -193,14 +228,62 @@ impl Remembered {
     }
 }
 
+/// Everything that a history may need of `events`, once: deletes, and writes that were made in place.
+pub(super) fn all_of(
+    events: LogicalPlan,
+    layout: &EventLayout,
+    writes: bool,
+) -> Result<LogicalPlan> {
+    let mut wanted = vec![Op::Delete, Op::Remembered, Op::RememberedWrite];
+    if writes {
+        wanted.extend([Op::Upsert, Op::Replace]);
+    }
+    let wanted = wanted.into_iter().map(Op::literal).collect();
+    let mut keys: Vec<Expr> = layout.key_names().into_iter().map(ident).collect();
+    keys.push(ident(SEQUENCE));
+    // the kind as it is remembered, so that a change that comes again is found to be known
+    let deletes = ident(OP).in_list(vec![Op::Delete.literal(), Op::Remembered.literal()], false);
+    keys.push(deletes.alias(DELETED));
+    let grouped = LogicalPlanBuilder::from(events)
+        .filter(ident(OP).in_list(wanted, false))?
+        .aggregate(
+            keys,
+            vec![
+                // what is known already has the greater op
+                max(ident(OP)).alias(OP),
+                min(ident(RECORDED)).alias(RECORDED),
+            ],
+        )?;
+    Ok(grouped.build()?)
+}
+
+/// An emptying of the target.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Truncation {
+    pub sequence: ScalarValue,
+    /// In milliseconds since the epoch.
+    pub recorded: i64,
+}
+
+impl Truncation {
+    /// One that is recorded now.
+    pub(super) fn new(sequence: ScalarValue) -> Self {
+        Self {
+            sequence,
+            recorded: Utc::now().timestamp_millis(),
+        }
+    }
+}
+
 /// Works out what is to be remembered next, and writes it down.
 #[derive(Debug)]
 pub(super) struct RememberPlan {
-    /// The resolved events of [`Remembered::layout`].
+    /// Events of [`Remembered::layout`]: the latest of each key, or all that a history may need.
     pub plan: Arc<dyn ExecutionPlan>,
     pub before: Remembered,
-    /// Whether the target holds the sequence of each of its rows, so that only those of deleted rows must be remembered.
-    pub held: bool,
+    /// Which writes are to be remembered beside deletes.
+    pub writes: bool,
+    pub truncated: Option<Truncation>,
     pub table: DeltaTable,
 }
 
@@ -215,27 +298,33 @@ pub(super) struct RememberedFile {
 impl RememberPlan {
     /// Writes the file; `None` when there is nothing else to remember than before.
     pub(super) async fn write(&self, context: Arc<TaskContext>) -> Result<Option<RememberedFile>> {
-        let resolved = collect(Arc::clone(&self.plan), context).await?;
-        let (mut kept, mut news) = (Vec::new(), false);
-        for batch in &resolved {
-            let ops = batch
+        let events = collect(Arc::clone(&self.plan), context).await?;
+        let (mut kept, mut news) = (Vec::new(), self.truncated.is_some());
+        for batch in &events {
+            let ops = batch.column_by_name(OP);
+            let ops = ops.ok_or_else(|| Error::internal("events lack the op"))?;
+            let ops: Int8Array = ops
+                .as_primitive::<Int8Type>()
+                .unary_opt(|op| self.remembered(Op::of(op)).map(|op| op as i8));
+            let before = batch
                 .column_by_name(OP)
                 .map(|ops| ops.as_primitive::<Int8Type>());
-            let Some(ops) = ops else {
-                return Err(Error::internal("resolved events lack the op"));
-            };
-            let wanted = |op: i8| matches!(Op::of(op), Op::Delete | Op::Remembered) || !self.held;
-            let mask = ops.iter().map(|op| op.map(wanted)).collect();
-            news |= ops
-                .iter()
-                .flatten()
-                .any(|op| wanted(op) && Op::of(op) != Op::Remembered);
-            kept.push(self.file_columns(&filter_record_batch(batch, &mask)?)?);
+            news |= before.is_some_and(|before| {
+                before
+                    .iter()
+                    .zip(&ops)
+                    .any(|(before, after)| after.is_some() && before != after)
+            });
+            let batch = self.file_columns(batch, &ops)?;
+            kept.push(filter_record_batch(&batch, &is_not_null(&ops)?)?);
         }
         let rows: usize = kept.iter().map(RecordBatch::num_rows).sum();
-        let same = !news && rows == self.before.rows() && self.before.forgotten == 0;
-        if same {
+        if !news && rows == self.before.rows() && self.before.forgotten == 0 {
             return Ok(None);
+        }
+        let truncated = self.truncated.as_ref().or(self.before.truncated.as_ref());
+        if let Some(truncated) = truncated {
+            kept.push(self.truncation(truncated)?);
         }
         let id = i64::from_be_bytes(
             Uuid::new_v4().as_bytes()[..8]
@@ -251,9 +340,39 @@ impl RememberPlan {
         }))
     }
 
-    fn file_columns(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+    /// As what an event is remembered, if it is.
+    fn remembered(&self, op: Op) -> Option<Op> {
+        match op {
+            Op::Delete | Op::Remembered => Some(Op::Remembered),
+            Op::RememberedWrite => Some(Op::RememberedWrite),
+            Op::Upsert | Op::Replace if self.writes => Some(Op::RememberedWrite),
+            _ => None,
+        }
+    }
+
+    fn truncation(&self, truncated: &Truncation) -> Result<RecordBatch> {
         let schema = &self.before.schema;
         let columns = schema.fields().iter().map(|field| {
+            let value = match field.name().as_str() {
+                SEQUENCE => truncated.sequence.clone(),
+                OP => ScalarValue::Int8(Some(Op::Remembered as i8)),
+                RECORDED => ScalarValue::Int64(Some(truncated.recorded)),
+                _ => ScalarValue::try_from(field.data_type())?,
+            };
+            value.to_array()
+        });
+        Ok(RecordBatch::try_new(
+            Arc::clone(schema),
+            columns.collect::<datafusion::error::Result<Vec<_>>>()?,
+        )?)
+    }
+
+    fn file_columns(&self, batch: &RecordBatch, ops: &Int8Array) -> Result<RecordBatch> {
+        let schema = &self.before.schema;
+        let columns = schema.fields().iter().map(|field| {
+            if field.name() == OP {
+                return Ok(Arc::new(ops.clone()) as ArrayRef);
+            }
             batch
                 .column_by_name(field.name())
                 .map(Arc::clone)
@@ -316,6 +435,7 @@ fn file_schema(layout: &EventLayout) -> SchemaRef {
         .map(|index| layout.columns[*index].as_ref().clone().with_nullable(true))
         .collect();
     fields.push(Field::new(SEQUENCE, layout.sequence.clone(), true));
+    fields.push(Field::new(OP, DataType::Int8, true));
     fields.push(Field::new(RECORDED, DataType::Int64, true));
     Arc::new(Schema::new(fields))
 }
@@ -324,7 +444,7 @@ fn describe(schema: &Schema) -> String {
     let own = schema
         .fields()
         .iter()
-        .filter(|field| field.name() != RECORDED);
+        .filter(|field| ![RECORDED, OP].contains(&field.name().as_str()));
     let texts = own.map(|field| {
         let name = if field.name() == SEQUENCE {
             "sequence"

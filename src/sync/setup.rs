@@ -11,7 +11,9 @@ use datafusion::execution::SessionState;
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit};
 
-use super::columns::{START_AT, check_history_columns, event_layout, kept_columns, target_columns};
+use super::columns::{
+    START_AT, check_history_columns, check_storage, event_layout, kept_columns, target_columns,
+};
 use super::event::{EventLayout, SEQUENCE};
 use super::event_plan::{Sequence, parse, source_events};
 use super::position::Registration;
@@ -67,6 +69,7 @@ pub(super) struct Setup<'a> {
     /// The source's columns that are kept, in its types.
     pub kept: Vec<FieldRef>,
     pub layout: Arc<EventLayout>,
+    pub sequence: Sequence,
     pub events: LogicalPlan,
     /// Whether the target holds the sequence of each of its rows.
     pub held: bool,
@@ -93,6 +96,7 @@ impl<'a> Setup<'a> {
         let mut added = vec![];
         let columns = match &target.base {
             Some(base) => {
+                check_storage(sync, base.layout().schema())?;
                 check_writable(
                     target.table.name(),
                     base.metadata(),
@@ -130,6 +134,7 @@ impl<'a> Setup<'a> {
             keys,
             kept,
             layout,
+            sequence,
             events,
             held,
             added,
@@ -162,22 +167,22 @@ impl<'a> Setup<'a> {
     }
 
     /// The latest sequence at which the source says that the target is to be emptied.
+    ///
+    /// # Errors
+    /// When it says so without a sequence.
     pub(super) async fn truncated(&self) -> Result<Option<ScalarValue>> {
-        let Some(condition) = &self.sync.truncate_when else {
+        let Some(condition) = self.truncate_condition()? else {
             return Ok(None);
         };
-        let condition = parse(
-            "APPLY AS TRUNCATE WHEN",
-            condition,
-            &self.state,
-            self.input.schema(),
-        )?;
-        let sequence = Sequence::try_new(self.sync, &self.state, self.input.schema())?;
+        let sequence = self.sequence.expression.clone();
         let latest = LogicalPlanBuilder::from(self.input.clone())
             .filter(condition)?
             .aggregate(
                 Vec::<Expr>::new(),
-                vec![max(sequence.expression).alias(SEQUENCE)],
+                vec![
+                    max(sequence.clone()).alias(SEQUENCE),
+                    max(sequence.is_null()).alias("__alluvial_unknown"),
+                ],
             )?
             .build()?;
         let found = DataFrame::new(self.state.as_ref().clone(), latest)
@@ -186,6 +191,12 @@ impl<'a> Setup<'a> {
         let Some(batch) = found.first().filter(|batch| batch.num_rows() > 0) else {
             return Ok(None);
         };
+        if ScalarValue::try_from_array(batch.column(1), 0)? == ScalarValue::Boolean(Some(true)) {
+            return Err(Error::invalid(
+                "NULL_SEQUENCE: SEQUENCE BY is NULL in a row for which APPLY AS TRUNCATE WHEN holds, so nobody knows what it comes after; give \
+                 every change a sequence",
+            ));
+        }
         if batch.column(0).is_null(0) {
             return Ok(None);
         }
@@ -193,25 +204,33 @@ impl<'a> Setup<'a> {
         Ok(Some(value.cast_to(&self.layout.sequence)?))
     }
 
-    /// The same without rows that empty the target, and without events before the latest of these.
-    pub(super) fn after(&self, truncated: Option<ScalarValue>) -> Result<Self> {
-        let Some(condition) = &self.sync.truncate_when else {
-            return Ok(self.clone());
-        };
-        let condition = parse(
-            "APPLY AS TRUNCATE WHEN",
-            condition,
-            &self.state,
-            self.input.schema(),
-        )?;
-        let input = LogicalPlanBuilder::from(self.input.clone())
-            .filter(condition.is_not_true())?
-            .build()?;
-        let sequence = Sequence::try_new(self.sync, &self.state, input.schema())?;
-        let mut events = source_events(self.sync, &self.state, &self.layout, &sequence, input)?;
+    fn truncate_condition(&self) -> Result<Option<Expr>> {
+        let condition = self.sync.truncate_when.as_ref();
+        condition
+            .map(|sql| {
+                parse(
+                    "APPLY AS TRUNCATE WHEN",
+                    sql,
+                    &self.state,
+                    self.input.schema(),
+                )
+            })
+            .transpose()
+    }
+
+    /// The same without rows that empty the target, and without events that `truncated` has emptied it of.
+    pub(super) fn after(&self, truncated: Option<&ScalarValue>) -> Result<Self> {
+        let mut input = LogicalPlanBuilder::from(self.input.clone());
+        if let Some(condition) = self.truncate_condition()? {
+            input = input.filter(condition.is_not_true())?;
+        }
+        let (sync, state) = (self.sync, &self.state);
+        let input = input.build()?;
+        let mut events = source_events(sync, state, &self.layout, &self.sequence, input)?;
         if let Some(truncated) = truncated {
+            let later = ident(SEQUENCE).gt(lit(truncated.clone()));
             events = LogicalPlanBuilder::from(events)
-                .filter(ident(SEQUENCE).gt(lit(truncated)))?
+                .filter(later.or(ident(SEQUENCE).is_null()))?
                 .build()?;
         }
         Ok(Self {

@@ -35,6 +35,16 @@ impl Columns {
     }
 }
 
+impl std::fmt::Display for Columns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Only(names) => write!(f, "({})", names.join(", ")),
+            Self::Except(names) => write!(f, "* EXCEPT ({})", names.join(", ")),
+        }
+    }
+}
+
 /// How a target keeps the past of its rows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Storage {
@@ -152,6 +162,37 @@ impl Sync {
     /// Whether it only says what it would do.
     pub(crate) fn is_dry_run(&self) -> bool {
         self.dry_run
+    }
+
+    /// What decides which rows the target holds, with these keys: a position is worth nothing to a statement that differs in it.
+    pub(crate) fn essence(&self, keys: &[String]) -> String {
+        let mut text = match &self.source {
+            SourceSpec::Table(_) => String::new(),
+            SourceSpec::Query(sql) => format!("FROM ({sql}) "),
+        };
+        text.push_str(&format!("KEYS ({})", keys.join(", ")));
+        let expressions = [
+            ("SEQUENCE BY", &self.sequence_by),
+            ("APPLY AS DELETE WHEN", &self.delete_when),
+        ];
+        for (clause, expression) in expressions {
+            if let Some(expression) = expression {
+                text.push_str(&format!(" {clause} {expression}"));
+            }
+        }
+        if self.columns != Columns::All {
+            text.push_str(&format!(" COLUMNS {}", self.columns));
+        }
+        if let Some(columns) = &self.ignore_null_updates {
+            text.push_str(&format!(" IGNORE NULL UPDATES ON {columns}"));
+        }
+        if let Storage::ScdType2 { track_history } = &self.storage {
+            text.push_str(" STORED AS SCD TYPE 2");
+            if *track_history != Columns::All {
+                text.push_str(&format!(" TRACK HISTORY ON {track_history}"));
+            }
+        }
+        text
     }
 
     /// The statement's first word or words, for messages.

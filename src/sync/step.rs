@@ -129,7 +129,12 @@ impl Work {
         if let Some(file) = file {
             match &committed {
                 Ok(_) => file.clean_up(true).await,
-                Err(Error::Conflict { .. }) => file.clean_up(false).await,
+                Err(
+                    Error::Conflict { .. }
+                    | Error::Invalid(_)
+                    | Error::Constraint { .. }
+                    | Error::MultipleMatches { .. },
+                ) => file.clean_up(false).await,
                 // whether the commit has come about, nobody knows
                 Err(_) => {}
             }

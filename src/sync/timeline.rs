@@ -32,7 +32,8 @@ pub(super) fn resolve(
     let mut unchanged_keys = 0;
     for bounds in groups.bounds.windows(2) {
         let rows = events.of_key(bounds[0]..bounds[1])?;
-        let is_change = |row: &usize| !matches!(events.op(*row), Op::Remembered | Op::Existing);
+        let is_change =
+            |row: &usize| !events.op(*row).is_remembered() && events.op(*row) != Op::Existing;
         let has_changes = rows.iter().any(is_change);
         let key = Key {
             events: &events,
@@ -109,7 +110,11 @@ struct Span {
 /// What happens to a key at one point of its order.
 #[derive(Debug, Clone, Copy)]
 enum Point {
-    Write(usize),
+    /// The values of `row` are written, at the sequence of another row or its own.
+    Write {
+        at: usize,
+        row: usize,
+    },
     Remove(Place),
 }
 
@@ -130,19 +135,26 @@ impl Key<'_> {
             match (point, open) {
                 (Point::Remove(place), Some(open)) => open.end = Some(place),
                 (Point::Remove(_), None) => {}
-                (Point::Write(row), Some(open)) => {
+                (Point::Write { at, row }, Some(open)) => {
                     let values = self.values(row, Some(&open.values));
-                    if self.same_tracked(&values, &open.values) {
+                    let in_place = self.layout.coalesce && self.same_tracked(&values, &open.values);
+                    // of two changes of the same sequence the later one counts
+                    if in_place || self.events.sequence(at) == self.events.sequence(open.start) {
                         open.values = values;
-                    } else if self.events.sequence(row) > self.events.sequence(open.start) {
-                        open.end = Some(Place::Start(row));
-                        spans.push(span(row, values));
                     } else {
-                        // the later of two changes of the same sequence
-                        open.values = values;
+                        open.end = Some(Place::Start(at));
+                        spans.push(span(at, values));
                     }
                 }
-                (Point::Write(row), None) => spans.push(span(row, self.values(row, None))),
+                (Point::Write { at, row }, None) => {
+                    // what was removed at the very moment it was written is no row if another is written then
+                    let same =
+                        |last: &Span| self.events.sequence(last.start) == self.events.sequence(at);
+                    if spans.last().is_some_and(same) {
+                        spans.pop();
+                    }
+                    spans.push(span(at, self.values(row, None)));
+                }
             }
         }
         spans
@@ -154,7 +166,7 @@ impl Key<'_> {
         for row in rows.iter().copied() {
             match self.events.op(row) {
                 Op::Existing => {
-                    points.push(Point::Write(row));
+                    points.push(Point::Write { at: row, row });
                     if self.ends.of(row).is_some() {
                         points.push(Point::Remove(Place::End(row)));
                     }
@@ -162,7 +174,20 @@ impl Key<'_> {
                 Op::Delete | Op::Preimage | Op::Remembered => {
                     points.push(Point::Remove(Place::Start(row)));
                 }
-                Op::Upsert | Op::Replace => points.push(Point::Write(row)),
+                Op::RememberedWrite => {
+                    // it was made in place: its values are those of the row that was valid then
+                    let valid = rows
+                        .iter()
+                        .copied()
+                        .find(|other| self.is_valid(*other, row));
+                    points.extend(valid.map(|valid| Point::Write {
+                        at: row,
+                        row: valid,
+                    }));
+                }
+                Op::Upsert | Op::Replace | Op::Unknown => {
+                    points.push(Point::Write { at: row, row });
+                }
             }
         }
         // where one row of the history ends another may begin, and that one counts
@@ -171,6 +196,14 @@ impl Key<'_> {
             order(left).cmp(&order(right))
         });
         points
+    }
+
+    /// Whether `existing` is a row of the history that is valid at the sequence of `row`.
+    fn is_valid(&self, existing: usize, row: usize) -> bool {
+        let at = self.events.sequence(row);
+        self.events.op(existing) == Op::Existing
+            && self.events.sequence(existing) <= at
+            && self.ends.of(existing).is_none_or(|end| at < end)
     }
 
     /// Whether a row ends here that began earlier.
@@ -185,7 +218,7 @@ impl Key<'_> {
 
     fn sequence_of(&self, point: &Point) -> Row<'_> {
         match point {
-            Point::Write(row) => self.events.sequence(*row),
+            Point::Write { at, .. } => self.events.sequence(*at),
             Point::Remove(place) => self.sequence(*place),
         }
     }

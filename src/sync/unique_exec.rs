@@ -189,7 +189,7 @@ impl Check {
         {
             return Err(Error::invalid(format!(
                 "NULL_KEY: the key column {:?} is NULL in a row of the source; a row without a key can be neither matched nor followed, \
-                 correct it in the source or leave it out with FROM (SELECT … WHERE {} IS NOT NULL)",
+                 correct it in the source, or leave it out with FROM (SELECT … WHERE {} IS NOT NULL)",
                 batch.schema().field(*column).name(),
                 batch.schema().field(*column).name()
             )));

@@ -1,0 +1,119 @@
+//! How what a target remembers takes part in a run: late events are left out, and what is to be remembered next is worked out.
+
+use std::sync::Arc;
+
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, ident, lit};
+use datafusion::physical_plan::ExecutionPlan;
+
+use super::apply::{resolution, scan, union};
+use super::columns::tracks_some;
+use super::event::{OP, Op, SEQUENCE};
+use super::remembered::{RememberPlan, Remembered, Truncation, all_of};
+use super::resolve_exec::{Resolution, ResolveChangesExec};
+use super::setup::{Setup, Target};
+use crate::error::Result;
+use crate::merge::without_dynamic_filters;
+
+/// What the target remembers of earlier statements; nothing where versions order the changes.
+pub(super) struct Remembering(Option<Remembered>);
+
+impl Remembering {
+    /// Reads it, or begins anew.
+    pub(super) async fn load(setup: &Setup<'_>, target: &Target, forget: bool) -> Result<Self> {
+        if setup.sync.sequence_by.is_none() {
+            return Ok(Self(None));
+        }
+        let base = target.base.as_ref();
+        let remembered = if forget {
+            Remembered::forget(base, &setup.layout).await?
+        } else {
+            Remembered::load(base, &setup.layout).await?
+        };
+        Ok(Self(Some(remembered)))
+    }
+
+    /// Whether no event can be late by it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.as_ref().is_none_or(Remembered::is_empty)
+    }
+
+    /// The latest sequence at which the target was emptied.
+    pub(super) fn truncated(&self) -> Option<&ScalarValue> {
+        self.0.as_ref()?.truncated()
+    }
+
+    /// Resolves events together with what is remembered; the result has only keys with changes that are not late by that, and,
+    /// when the target is to be emptied, remembered keys whose rows are newer.
+    pub(super) async fn resolve(
+        &self,
+        setup: &Setup<'_>,
+        mut events: LogicalPlan,
+        truncated: Option<&ScalarValue>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let remembered = match &self.0 {
+            Some(remembered) => remembered.events(&setup.layout)?,
+            None => None,
+        };
+        let filter = remembered.is_some();
+        if let Some(remembered) = remembered {
+            events = union(events, remembered)?;
+        }
+        let session = without_dynamic_filters(&setup.state);
+        let input = session.create_physical_plan(&events).await?;
+        let resolved: Arc<dyn ExecutionPlan> = Arc::new(ResolveChangesExec::new(
+            input,
+            Arc::clone(&setup.layout),
+            resolution(setup),
+        ));
+        if !filter {
+            return Ok(resolved);
+        }
+        let old = [Op::Remembered, Op::RememberedWrite].map(Op::literal);
+        let mut wanted = ident(OP).in_list(old.to_vec(), true);
+        if let Some(truncated) = truncated {
+            wanted = wanted.or(ident(SEQUENCE).gt(lit(truncated.clone())));
+        }
+        let news = LogicalPlanBuilder::from(scan(resolved)?)
+            .filter(wanted)?
+            .build()?;
+        Ok(session.create_physical_plan(&news).await?)
+    }
+
+    /// What is to be remembered next.
+    pub(super) async fn plan(
+        self,
+        setup: &Setup<'_>,
+        target: &Target,
+        truncated: Option<ScalarValue>,
+    ) -> Result<Option<RememberPlan>> {
+        let Some(before) = self.0 else {
+            return Ok(None);
+        };
+        let layout = Remembered::layout(&setup.layout);
+        let mut events = Remembered::project(&setup.layout, setup.events.clone())?;
+        if let Some(remembered) = before.events(&layout)? {
+            events = union(events, remembered)?;
+        }
+        let (plan, writes) = match resolution(setup) {
+            Resolution::Latest => {
+                let input = without_dynamic_filters(&setup.state)
+                    .create_physical_plan(&events)
+                    .await?;
+                let latest = ResolveChangesExec::new(input, Arc::new(layout), Resolution::Latest);
+                (scan(Arc::new(latest))?, !setup.held)
+            }
+            Resolution::Timeline => {
+                let writes = tracks_some(setup.sync);
+                (all_of(events, &layout, writes)?, writes)
+            }
+        };
+        Ok(Some(RememberPlan {
+            plan: setup.state.create_physical_plan(&plan).await?,
+            before,
+            writes,
+            truncated: truncated.map(Truncation::new),
+            table: target.table.clone(),
+        }))
+    }
+}
