@@ -28,9 +28,9 @@ use crate::RUNTIME;
 use crate::tables::{Counts, Report};
 
 /// At how many operations a process is killed beside its writes.
-const KILLS: usize = 4;
+const KILLS: usize = 3;
 /// At how many operations it is overtaken.
-const STOPS: usize = 6;
+const STOPS: usize = 8;
 /// How many operations after a write an outage lasts, at most.
 const MAX_LOST: usize = 2;
 

@@ -21,7 +21,7 @@ use crate::tables::{
 
 const ROUNDS: usize = 100;
 /// Rounds of races that are not between equals.
-const FEWER_ROUNDS: usize = 30;
+const FEWER_ROUNDS: usize = 24;
 const SEED: u64 = 41;
 /// About as long as a sync takes.
 const LONGEST_DELAY_MILLIS: u64 = 100;

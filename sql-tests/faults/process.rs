@@ -16,7 +16,7 @@ use crate::tables::{check_equal, check_feed, execute, open};
 const KILLS: usize = 15;
 const SEED: u64 = 20_261_121;
 /// A process lives no longer than this, its start included.
-const LONGEST_LIFE_MILLIS: u64 = 400;
+const LONGEST_LIFE_MILLIS: u64 = 350;
 
 pub(super) fn trial() -> Trial {
     Trial::test("faults::killed-process", || {

@@ -41,6 +41,31 @@ impl Source {
         Ok(source)
     }
 
+    /// Changes some rows; with a probability of so many percent in a gap, that is while the changes are not recorded. Whether
+    /// there was one.
+    async fn change(
+        &mut self,
+        transcript: &mut Transcript,
+        random: &mut Random,
+        gaps_percent: u64,
+    ) -> Result<bool, Failed> {
+        let record = |on: bool| {
+            format!("ALTER TABLE source SET TBLPROPERTIES ('delta.enableChangeDataFeed' = '{on}')")
+        };
+        let is_gap = random.percent(gaps_percent);
+        if is_gap {
+            transcript.run(record(false)).await?;
+            let statement = self.statement(random);
+            transcript.run(statement).await?;
+        }
+        let statement = self.statement(random);
+        transcript.run(statement).await?;
+        if is_gap {
+            transcript.run(record(true)).await?;
+        }
+        Ok(is_gap)
+    }
+
     /// A statement that changes some row or other.
     fn statement(&mut self, random: &mut Random) -> String {
         if self.ids.is_empty() {
@@ -164,25 +189,41 @@ pub(super) async fn chain_of_copies(
     transcript: &mut Transcript,
     random: &mut Random,
 ) -> Result<(), Failed> {
+    copy_in_a_chain(transcript, random, 0).await
+}
+
+/// The same from a source whose changes cannot always be read.
+pub(super) async fn chain_with_gaps(
+    transcript: &mut Transcript,
+    random: &mut Random,
+) -> Result<(), Failed> {
+    copy_in_a_chain(transcript, random, 10).await
+}
+
+async fn copy_in_a_chain(
+    transcript: &mut Transcript,
+    random: &mut Random,
+    gaps_percent: u64,
+) -> Result<(), Failed> {
+    const SYNC: &str = "SYNC INTO copy FROM source ON EXPIRED RESNAPSHOT";
+    const SYNC_SECOND: &str = "SYNC INTO second FROM copy";
     let mut source = Source::create(transcript, random).await?;
     for _ in 0..COMMITS {
-        let statement = source.statement(random);
-        transcript.run(statement).await?;
+        source.change(transcript, random, gaps_percent).await?;
         if random.percent(50) {
-            transcript.sync("SYNC INTO copy FROM source").await?;
+            transcript.sync(SYNC).await?;
             check_equal(transcript.session(), "source", "copy").await?;
             if random.percent(60) {
-                transcript.sync("SYNC INTO second FROM copy").await?;
+                transcript.sync(SYNC_SECOND).await?;
                 check_equal(transcript.session(), "source", "second").await?;
             }
         }
     }
-    for (from, to) in [("source", "copy"), ("copy", "second")] {
-        transcript
-            .sync(&format!("SYNC INTO {to} FROM {from}"))
-            .await?;
-        check_equal(transcript.session(), "source", to).await?;
-        check_feed(transcript.session(), to).await?;
+    transcript.sync(SYNC).await?;
+    transcript.sync(SYNC_SECOND).await?;
+    for copy in ["copy", "second"] {
+        check_equal(transcript.session(), "source", copy).await?;
+        check_feed(transcript.session(), copy).await?;
     }
     Ok(())
 }
@@ -224,25 +265,44 @@ pub(super) async fn history_of_a_table(
     transcript: &mut Transcript,
     random: &mut Random,
 ) -> Result<(), Failed> {
-    const SYNC: &str = "SYNC INTO target FROM source STORED AS SCD TYPE 2";
+    keep_history(transcript, random, 0).await
+}
+
+/// After a gap the history goes on with what is there then.
+pub(super) async fn history_with_gaps(
+    transcript: &mut Transcript,
+    random: &mut Random,
+) -> Result<(), Failed> {
+    keep_history(transcript, random, 10).await
+}
+
+async fn keep_history(
+    transcript: &mut Transcript,
+    random: &mut Random,
+    gaps_percent: u64,
+) -> Result<(), Failed> {
+    const SYNC: &str = "SYNC INTO target FROM source STORED AS SCD TYPE 2 ON EXPIRED RESNAPSHOT";
     const COLUMNS: [&str; 6] = ["id", "__START_AT", "__END_AT", "a", "b", "p"];
     let mut source = Source::create(transcript, random).await?;
     let mut versions = Versions::default();
-    for commit in 0..COMMITS {
-        let statement = source.statement(random);
-        transcript.run(statement).await?;
-        // the first run is of the first version that the history knows
-        if commit > 0 {
-            let (version, rows) = current(transcript).await?;
-            versions.add(version, rows);
-        }
-        if commit == 1 || (commit > 1 && random.percent(40)) {
+    // the versions that the next run will see: of the first run, and after a gap, only the last
+    let (mut unseen, mut only_last) = (Vec::new(), true);
+    for _ in 0..COMMITS {
+        only_last |= source.change(transcript, random, gaps_percent).await?;
+        unseen.push(current(transcript).await?);
+        if random.percent(40) {
+            let skipped = if only_last { unseen.len() - 1 } else { 0 };
+            for (version, rows) in unseen.drain(..).skip(skipped) {
+                versions.add(version, rows);
+            }
+            only_last = false;
             transcript.sync(SYNC).await?;
             let query = "SELECT * FROM target";
             let found = rows_in(transcript.session(), query, &COLUMNS).await?;
             check_same("the history", &versions.text(), &found)?;
         }
     }
+    transcript.sync(SYNC).await?;
     check_feed(transcript.session(), "target").await
 }
 

@@ -105,7 +105,7 @@ fn number<T: std::str::FromStr>(values: &HashMap<String, String>, key: &str) -> 
 }
 
 /// `interval 2 days`, as Delta writes durations.
-fn interval_micros(text: &str) -> Option<i64> {
+pub(crate) fn interval_micros(text: &str) -> Option<i64> {
     let mut words = text
         .split_whitespace()
         .filter(|word| !word.eq_ignore_ascii_case("interval"));

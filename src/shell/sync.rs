@@ -57,7 +57,9 @@ pub(super) async fn run(
         None => None,
     };
     let one_at_a_time = options.jobs == NonZeroUsize::MIN;
-    for job in &mut jobs {
+    let names: Vec<_> = jobs.iter().map(Job::source_and_target).collect();
+    for (job, (source, _)) in jobs.iter_mut().zip(&names) {
+        job.follows_another = names.iter().any(|(_, target)| target == source);
         job.measures_lag = metrics.is_some();
         job.shows_progress = one_at_a_time && !quiet && io::stderr().is_terminal();
     }
@@ -137,7 +139,8 @@ impl Service {
         let Some(index) = self.indexes.remove(&task) else {
             return Ok(());
         };
-        let label = &self.jobs[index].label;
+        let job = &self.jobs[index];
+        let label = &job.label;
         if let Some(metrics) = &self.metrics {
             metrics.record(label, &outcome);
         }
@@ -147,7 +150,7 @@ impl Service {
                 self.lines.succeeded(label, &report)
             }
             Err(error) => {
-                let (now, transient) = (Instant::now(), error.is_transient());
+                let (now, transient) = (Instant::now(), job.may_pass(&error));
                 let retry_in = self.schedule.failed(index, transient, now, random());
                 self.lines.failed(label, error, transient, retry_in)
             }

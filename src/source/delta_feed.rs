@@ -304,6 +304,18 @@ impl ChangeSource for DeltaFeed {
         )
     }
 
+    async fn has_changes(&self, range: ChangeRange) -> Result<bool> {
+        if range.is_empty() {
+            return Ok(false);
+        }
+        let current = self.current().await?;
+        let files = self.commit_files(&range, current.version()).await?;
+        let commits = read_commits(&current, &files).await?;
+        let wanted = (range.first(), range.until());
+        let files = plan_commits(&self.table, range.since(), commits, wanted).await?;
+        Ok(files.len() > 0)
+    }
+
     async fn primary_key(&self) -> Result<Vec<String>> {
         Ok(self.current().await?.properties().primary_key.clone())
     }

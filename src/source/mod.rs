@@ -63,6 +63,11 @@ pub(crate) trait ChangeSource: Debug + Send + Sync {
     /// The columns of the declared primary key; empty where there is none.
     async fn primary_key(&self) -> Result<Vec<String>>;
 
+    /// Whether anything has changed in a range; `true` where that is not cheap to know.
+    async fn has_changes(&self, range: ChangeRange) -> Result<bool> {
+        Ok(!range.is_empty())
+    }
+
     /// Plans the read of a range. Everything that can be known to be missing is found out here, before the first row.
     async fn changes(
         &self,

@@ -90,7 +90,7 @@ pub(crate) async fn query_plan(ctx: &SessionContext, sql: &str) -> Result<Logica
     }
 }
 
-/// The table, or every Delta table of the default schema.
+/// The table, or every Delta table of the default catalog.
 async fn sync_targets(
     ctx: &SessionContext,
     target: Option<TableReference>,
@@ -100,18 +100,22 @@ async fn sync_targets(
         return Ok(vec![(target, table)]);
     }
     let defaults = ctx.state().config_options().catalog.clone();
-    let schema = ctx
-        .catalog(&defaults.default_catalog)
-        .and_then(|catalog| catalog.schema(&defaults.default_schema));
     let mut targets = Vec::new();
-    for name in schema
-        .map(|schema| schema.table_names())
-        .unwrap_or_default()
-    {
-        let name = TableReference::bare(name);
-        // what is no Delta table has no syncs
-        if let Ok(Some(table)) = find_delta_table(ctx, &name).await {
-            targets.push((name, table));
+    let Some(catalog) = ctx.catalog(&defaults.default_catalog) else {
+        return Ok(targets);
+    };
+    for schema in catalog.schema_names() {
+        let names = catalog.schema(&schema).map(|found| found.table_names());
+        for name in names.unwrap_or_default() {
+            let name = if schema == defaults.default_schema {
+                TableReference::bare(name)
+            } else {
+                TableReference::partial(schema.clone(), name)
+            };
+            // what is no Delta table has no syncs
+            if let Ok(Some(table)) = find_delta_table(ctx, &name).await {
+                targets.push((name, table));
+            }
         }
     }
     Ok(targets)

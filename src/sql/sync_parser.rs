@@ -1,7 +1,8 @@
 //! `SYNC INTO`, `APPLY CHANGES INTO`, `SHOW SYNCS`, `DROP SYNC`.
 
 use datafusion::common::TableReference;
-use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 
 use super::parser::{end, identifier, literal, name_list, table_name};
@@ -240,11 +241,60 @@ fn columns(parser: &mut Parser<'_>) -> Result<Columns> {
     Ok(Columns::Only(names))
 }
 
+/// An expression up to the next clause, which sqlparser might take for a part of it, such as IGNORE NULL for IGNORE NULLS.
 fn expression(parser: &mut Parser<'_>, clause: &str) -> Result<String> {
-    parser
-        .parse_expr()
-        .map(|expression| expression.to_string())
-        .map_err(|error| Error::invalid(format!("{clause}: {error}")))
+    let (mut depth, mut tokens) = (0_usize, Vec::new());
+    while depth > 0 || !at_clause(parser) {
+        let token = parser.next_token();
+        match &token.token {
+            Token::EOF => break,
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        tokens.push(token);
+    }
+    let wrong = |error: ParserError| {
+        Error::invalid(format!(
+            "{clause}: {}",
+            error.to_string().replace("sql parser error: ", "")
+        ))
+    };
+    let dialect = GenericDialect {};
+    let mut inner = Parser::new(&dialect).with_tokens_with_locations(tokens);
+    let expression = inner.parse_expr().map_err(wrong)?;
+    match inner.peek_token().token {
+        Token::EOF => Ok(expression.to_string()),
+        other => Err(Error::invalid(format!(
+            "{clause} {expression}: {other} was not expected here; the clauses are {CLAUSES}"
+        ))),
+    }
+}
+
+/// Whether a clause begins here, or the statement ends.
+fn at_clause(parser: &mut Parser<'_>) -> bool {
+    const CLAUSES: [[&str; 2]; 10] = [
+        ["SEQUENCE", "BY"],
+        ["APPLY", "AS"],
+        ["IGNORE", "NULL"],
+        ["STORED", "AS"],
+        ["TRACK", "HISTORY"],
+        ["WITH", "SCHEMA"],
+        ["ON", "EXPIRED"],
+        ["DRY", "RUN"],
+        ["KEYS", "("],
+        ["COLUMNS", ""],
+    ];
+    let word = |token: Token| token.to_string().to_uppercase();
+    let first = parser.peek_nth_token(0).token;
+    if matches!(first, Token::EOF | Token::SemiColon) {
+        return true;
+    }
+    let (first, second) = (word(first), word(parser.peek_nth_token(1).token));
+    first == "AS"
+        || CLAUSES
+            .iter()
+            .any(|[one, two]| *one == first && (two.is_empty() || *two == second))
 }
 
 /// Whether it is type 2.

@@ -28,13 +28,8 @@ impl SyncSession for SessionContext {
     async fn sync_source(&self, source: &SourceSpec) -> Result<Arc<dyn ChangeSource>> {
         match source {
             SourceSpec::Table(name) => {
-                let table =
-                    find_delta_table(self, name)
-                        .await?
-                        .ok_or_else(|| Error::TableNotFound {
-                            table: name.to_string(),
-                            hint: "; SHOW TABLES lists what there is".into(),
-                        })?;
+                let found = find_delta_table(self, name).await?;
+                let table = found.ok_or_else(|| not_found(name))?;
                 Ok(Arc::new(DeltaFeed::pinned(table)))
             }
             SourceSpec::Query(sql) => Ok(Arc::new(QuerySource::try_new(
@@ -47,11 +42,21 @@ impl SyncSession for SessionContext {
     async fn source_rows(&self, source: &SourceSpec) -> Result<LogicalPlan> {
         match source {
             SourceSpec::Table(name) => {
+                if !self.table_exist(name.clone())? {
+                    return Err(not_found(name));
+                }
                 let table = self.table(name.clone()).await?;
                 Ok(table.into_unoptimized_plan())
             }
             SourceSpec::Query(sql) => query_plan(self, sql).await,
         }
+    }
+}
+
+fn not_found(name: &TableReference) -> Error {
+    Error::TableNotFound {
+        table: name.to_string(),
+        hint: "; SHOW TABLES lists what there is".into(),
     }
 }
 

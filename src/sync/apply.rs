@@ -31,7 +31,9 @@ use crate::delta::create::TableDefinition;
 use crate::delta::snapshot::Snapshot;
 use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
-use crate::merge::{CommitExec, MergeStatement, PlanRelation, plan_append, plan_create};
+use crate::merge::{
+    CommitExec, MergeStatement, PlanRelation, plan_append, plan_create, without_dynamic_filters,
+};
 
 /// A table property: key and value.
 type Property = (String, String);
@@ -158,7 +160,7 @@ pub(super) async fn fill(
     let is_fresh =
         resolution(setup) == Resolution::Latest && !fill.repeated_keys && remembering.is_empty();
     let source = if is_fresh {
-        setup.events.clone()
+        scan(fresh_rows(setup).await?)?
     } else {
         let resolved = remembering
             .resolve(setup, setup.events.clone(), None)
@@ -192,21 +194,35 @@ pub(super) async fn fill(
     };
     plan.operation.parameters.remove("properties");
     let schema = plan.write.target.layout.schema();
-    let written = [Op::Upsert, Op::Replace].map(Op::literal).to_vec();
     let logical = LogicalPlanBuilder::from(source)
-        .filter(ident(OP).in_list(written, false))?
+        .filter(is_written())?
         .project(table_columns(&setup.layout, schema)?)?
         .build()?;
-    let mut rows = setup.state.create_physical_plan(&logical).await?;
-    if is_fresh {
-        let keys = setup.keys.iter().map(|key| schema.index_of(key));
-        rows = Arc::new(UniqueKeysExec::new(rows, keys.collect::<Result<_, _>>()?));
-    }
+    let rows = setup.state.create_physical_plan(&logical).await?;
     Ok(Work {
         commit: Arc::new(CommitExec::new(rows, plan, None)?),
         progress: None,
         remember: remembering.plan(setup, target, fill.truncated).await?,
     })
+}
+
+/// The rows to be written of a source whose rows should all have keys of their own; that they do is checked on the way.
+async fn fresh_rows(setup: &Setup<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+    let layout = &setup.layout;
+    let columns = layout.columns.iter().map(|field| ident(field.name()));
+    let events = LogicalPlanBuilder::from(setup.events.clone())
+        .filter(is_written())?
+        .project(columns.chain([ident(OP), ident(SEQUENCE)]))?
+        .build()?;
+    let rows = without_dynamic_filters(&setup.state)
+        .create_physical_plan(&events)
+        .await?;
+    let (keys, sequence) = (layout.keys.clone(), vec![layout.sequence()]);
+    Ok(Arc::new(UniqueKeysExec::new(rows, keys, sequence)))
+}
+
+fn is_written() -> Expr {
+    ident(OP).in_list([Op::Upsert, Op::Replace].map(Op::literal).to_vec(), false)
 }
 
 /// The target's columns out of resolved events, or of events themselves.

@@ -77,7 +77,8 @@ pub(super) fn kept_columns(sync: &Sync, source: &Schema, keys: &[String]) -> Res
     }
 }
 
-fn is_metadata(name: &str) -> bool {
+/// Whether it is a column of change reads.
+pub(super) fn is_metadata(name: &str) -> bool {
     let ours = change_columns().into_iter().chain(metadata_columns());
     ours.into_iter().any(|field| field.name() == name)
 }
@@ -240,18 +241,11 @@ pub(super) fn event_layout(
     EventLayout {
         ignore_null: of_columns(&ignores),
         tracked: of_columns(&tracks),
-        // late changes must find the place of each change that there was, even if it changed nothing
-        coalesce: sync.sequence_by.is_none() || tracks_some(sync),
         checked: true,
         keys,
         sequence,
         columns,
     }
-}
-
-/// Whether a history tracks some columns and others not.
-pub(super) fn tracks_some(sync: &Sync) -> bool {
-    matches!(&sync.storage, Storage::ScdType2 { track_history } if *track_history != Columns::All)
 }
 
 /// What a target is created as, from what a copy of the source would be.
@@ -262,7 +256,12 @@ pub(super) fn target_definition(
     keys: &[String],
     sequence: &DataType,
 ) -> Result<TableDefinition> {
-    let mut columns = kept.to_vec();
+    // a change read makes every column nullable, the source itself does not
+    let of_source = |field: &FieldRef| {
+        let found = copy.columns.iter().find(|own| own.name() == field.name());
+        Arc::clone(found.unwrap_or(field))
+    };
+    let mut columns: Vec<FieldRef> = kept.iter().map(of_source).collect();
     let mut primary_key = keys.to_vec();
     if matches!(sync.storage, Storage::ScdType2 { .. }) {
         for name in [START_AT, END_AT] {

@@ -37,6 +37,8 @@ pub(super) enum Op {
     RememberedWrite = 6,
     /// A change of a kind that there is not.
     Unknown = 7,
+    /// A change that is older than a TRUNCATE.
+    Late = 8,
 }
 
 impl Op {
@@ -50,6 +52,7 @@ impl Op {
             5 => Self::Preimage,
             6 => Self::RememberedWrite,
             7 => Self::Unknown,
+            8 => Self::Late,
             _ => Self::Upsert,
         }
     }
@@ -76,8 +79,6 @@ pub(super) struct EventLayout {
     pub ignore_null: Vec<bool>,
     /// Which of them begin a new row of a history.
     pub tracked: Vec<bool>,
-    /// Whether a change that changes nothing that is tracked is made in place.
-    pub coalesce: bool,
     /// Whether events that cannot be applied are errors; otherwise somebody else finds them.
     pub checked: bool,
     /// The type of [`SEQUENCE`] and [`END`].

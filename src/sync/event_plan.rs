@@ -70,7 +70,8 @@ fn check_sequence(sync: &Sync, expression: &Expr, input: &DFSchema) -> Result<()
     };
     if expression.exists(is_no_value)? || expression.is_volatile() {
         return Err(Error::invalid(format!(
-            "SEQUENCE BY {shown} is not a value of each row that stays the same; order the changes by columns of {}",
+            "SEQUENCE BY {shown}: an aggregate, a sub-query or a value that is another one each time orders nothing; order the changes by columns \
+             of {}",
             sync.source
         )));
     }
@@ -108,6 +109,22 @@ pub(super) fn parse(
     state
         .create_logical_expr(sql, schema)
         .map_err(|error| Error::invalid(format!("{clause} {sql}: {}", error.strip_backtrace())))
+}
+
+/// Plans a condition of the statement.
+pub(super) fn parse_condition(
+    clause: &str,
+    sql: &str,
+    state: &SessionState,
+    schema: &DFSchema,
+) -> Result<Expr> {
+    let condition = parse(clause, sql, state, schema)?;
+    match condition.get_type(schema)? {
+        DataType::Boolean | DataType::Null => Ok(condition),
+        other => Err(Error::invalid(format!(
+            "{clause} {sql} is {other}, not a condition (Boolean); compare it with something"
+        ))),
+    }
 }
 
 /// The column of that name, with its qualifier.
@@ -169,7 +186,7 @@ fn op(sync: &Sync, state: &SessionState, schema: &DFSchema) -> Result<Expr> {
     branches.extend(is_type(schema, ChangeType::UpdatePreimage).map(|is| (is, Op::Preimage)));
     branches.extend(is_type(schema, ChangeType::Delete).map(|is| (is, Op::Delete)));
     if let Some(sql) = &sync.delete_when {
-        let deletes = parse("APPLY AS DELETE WHEN", sql, state, schema)?.is_true();
+        let deletes = parse_condition("APPLY AS DELETE WHEN", sql, state, schema)?.is_true();
         branches.push((deletes, Op::Delete));
     }
     let written = [
@@ -208,15 +225,14 @@ fn ordinal(schema: &DFSchema) -> Result<Expr> {
     }
 }
 
-/// The rows of a history whose keys `events` has, as events.
-pub(super) async fn existing_events(
+/// Those of `rows` whose keys `events` has.
+pub(super) fn of_keys(
     layout: &EventLayout,
-    target: &Arc<Snapshot>,
+    rows: LogicalPlan,
     events: LogicalPlan,
 ) -> Result<LogicalPlan> {
-    const KEY: &str = "__alluvial_key_";
     let keys = layout.key_names();
-    let named = |index: usize| format!("{KEY}{index}");
+    let named = |index: usize| format!("__alluvial_key_{index}");
     let wanted = keys
         .iter()
         .enumerate()
@@ -228,18 +244,26 @@ pub(super) async fn existing_events(
         .iter()
         .enumerate()
         .map(|(index, key)| ident(named(index)).eq(ident(*key)));
-    let rows = LogicalPlanBuilder::from(wanted).join_on(
-        history(target).await?,
-        JoinType::RightSemi,
-        on.collect::<Vec<_>>(),
-    )?;
+    let on = on.collect::<Vec<_>>();
+    Ok(LogicalPlanBuilder::from(wanted)
+        .join_on(rows, JoinType::RightSemi, on)?
+        .build()?)
+}
+
+/// The rows of a history whose keys `events` has, as events.
+pub(super) async fn existing_events(
+    layout: &EventLayout,
+    target: &Arc<Snapshot>,
+    events: LogicalPlan,
+) -> Result<LogicalPlan> {
+    let rows = of_keys(layout, history(target).await?, events)?;
     let control = [
         Op::Existing.literal(),
         cast(ident(START_AT), layout.sequence.clone()),
         cast(ident(END_AT), layout.sequence.clone()),
         lit(-1_i64),
     ];
-    history_events(rows, layout, control)
+    history_events(LogicalPlanBuilder::from(rows), layout, control)
 }
 
 /// Deletes, at `version`, of the keys that a history has open and `events` has not.

@@ -29,7 +29,10 @@ pub(super) fn resolve(
         changes.sort_by(|left, right| events.sequence(*left).cmp(&events.sequence(*right)));
         winners.add(&events, &changes)?;
     }
+    let is_delete = |op: &&i8| Op::of(**op) == Op::Delete;
+    let deleted_keys = winners.ops.iter().filter(is_delete).count();
     Ok(Resolved {
+        deleted_keys,
         batch: winners.take(&groups.batch, schema)?,
         counted_keys: changed_keys,
     })

@@ -11,6 +11,7 @@ use datafusion::common::TableReference;
 use super::position::{Position, Registration, property};
 use super::session::SyncSession;
 use super::spec::SourceSpec;
+use crate::change::{Bound, ChangeBounds};
 use crate::delta::DeltaTable;
 use crate::delta::alter::commit_metadata;
 use crate::delta::transaction::Operation;
@@ -27,7 +28,7 @@ struct Listed {
     source: String,
     position: Option<Position>,
     current: Option<i64>,
-    lag_seconds: Option<f64>,
+    lag: Option<Lag>,
 }
 
 /// The syncs into `targets`, one row each: name, target, source, position, the source's current version, lag in versions and in
@@ -45,13 +46,11 @@ pub(crate) async fn show_syncs(
             let position = registration.position(&name, &snapshot).await?;
             let source = find_source(session, &registration).await;
             let current = match &source {
-                Some(source) => current_version(source.as_ref()).await,
+                Some(source) => source.current_version().await.ok(),
                 None => None,
             };
-            let lag_seconds = match (&source, position, current) {
-                (Some(source), Some(position), Some(current)) => {
-                    lag_seconds(source.as_ref(), position.version, current).await
-                }
+            let lag = match (&source, position) {
+                (Some(source), Some(position)) => lag(source.as_ref(), position.version).await.ok(),
                 _ => None,
             };
             rows.push(Listed {
@@ -60,7 +59,7 @@ pub(crate) async fn show_syncs(
                 source: registration.source,
                 position,
                 current,
-                lag_seconds,
+                lag,
             });
         }
     }
@@ -83,17 +82,32 @@ async fn find_source(
     None
 }
 
-async fn current_version(source: &dyn ChangeSource) -> Option<i64> {
-    source.current_version().await.ok()
+/// How far a target is behind: not at all while nothing has changed, however many versions that took.
+#[derive(Debug, Clone, Copy, Default)]
+struct Lag {
+    versions: i64,
+    /// The age of the oldest change that has not been applied.
+    seconds: Option<f64>,
 }
 
-async fn lag_seconds(source: &dyn ChangeSource, position: i64, current: i64) -> Option<f64> {
-    if position >= current {
-        return Some(0.0);
+async fn lag(source: &dyn ChangeSource, position: i64) -> Result<Lag> {
+    let since = ChangeBounds {
+        since: Bound::Version(position),
+        until: None,
+    };
+    let range = source.resolve(&since).await?;
+    if !matches!(source.has_changes(range).await, Ok(true) | Err(_)) {
+        return Ok(Lag {
+            versions: 0,
+            seconds: Some(0.0),
+        });
     }
-    let next = source.commit_time(position + 1).await.ok()??;
-    let micros = Utc::now().timestamp_micros().saturating_sub(next).max(0);
-    Some(micros as f64 / 1e6)
+    let next = source.commit_time(position + 1).await.ok().flatten();
+    let age = |next: i64| Utc::now().timestamp_micros().saturating_sub(next).max(0);
+    Ok(Lag {
+        versions: range.until() - position,
+        seconds: next.map(|next| age(next) as f64 / 1e6),
+    })
 }
 
 fn listing(rows: &[Listed]) -> Result<RecordBatch> {
@@ -108,8 +122,8 @@ fn listing(rows: &[Listed]) -> Result<RecordBatch> {
         Arc::new(rows.iter().map(value).collect::<Int64Array>())
     };
     let position = |row: &Listed| row.position.map(|position| position.version);
-    let lag = |row: &Listed| Some((row.current? - position(row)?).max(0));
-    let seconds: Float64Array = rows.iter().map(|row| row.lag_seconds).collect();
+    let lag = |row: &Listed| row.lag.map(|lag| lag.versions);
+    let seconds: Float64Array = rows.iter().map(|row| row.lag?.seconds).collect();
     let last_run = rows
         .iter()
         .map(|row| Some(row.position?.recorded?.saturating_mul(1000)));

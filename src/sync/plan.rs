@@ -207,7 +207,7 @@ impl<S: SyncSession> Planner<'_, S> {
         let keys = self.keys(source.as_ref()).await?;
         let essence = self.sync.essence(&keys);
         if essence == registration.statement {
-            return Ok(());
+            return self.check_columns(registration);
         }
         Err(Error::invalid(format!(
             "the sync {:?} into {} was begun with\n  {}\nand this statement says\n  {essence}\nwhich would have made other rows of the changes that \
@@ -217,6 +217,24 @@ impl<S: SyncSession> Planner<'_, S> {
             registration.statement,
             self.sync.name,
             self.sync.target
+        )))
+    }
+
+    /// A column that has not been kept so far is not in the rows that are there, and one that is kept no longer goes stale.
+    fn check_columns(&self, registration: &Registration) -> Result<()> {
+        let columns = &self.sync.columns;
+        let (kept, left_out) = (&registration.columns, &registration.left_out);
+        let stale = kept.iter().find(|name| !columns.contains(name));
+        let missing = left_out.iter().find(|name| columns.contains(name));
+        let (name, was) = match (stale, missing) {
+            (Some(name), _) => (name, "kept"),
+            (None, Some(name)) => (name, "left out"),
+            (None, None) => return Ok(()),
+        };
+        Err(Error::invalid(format!(
+            "the column {name:?} has been {was} since the sync {:?} into {} began, and COLUMNS says otherwise now; give this one a name of its \
+             own with AS '…', or begin anew after DROP SYNC '{}' ON {}",
+            self.sync.name, self.sync.target, self.sync.name, self.sync.target
         )))
     }
 

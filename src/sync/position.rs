@@ -14,6 +14,7 @@ use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::columns::is_metadata;
 use super::spec::{SourceSpec, Sync};
 use crate::delta::actions::{Action, Metadata, Txn};
 use crate::delta::snapshot::Snapshot;
@@ -35,8 +36,11 @@ pub(crate) struct Registration {
     /// The source's identity.
     pub identity: String,
     /// What of the statement decides what the target holds; another statement cannot go on from its position.
-    #[serde(default)]
     pub statement: String,
+    /// The source's columns that were kept when it began.
+    pub columns: Vec<String>,
+    /// Those that were left out.
+    pub left_out: Vec<String>,
 }
 
 impl Registration {
@@ -46,6 +50,11 @@ impl Registration {
         statement: String,
         source: &dyn ChangeSource,
     ) -> Result<Self> {
+        let schema = source.schema(None).await?;
+        let names = schema.fields().iter().map(|field| field.name().clone());
+        let (columns, left_out) = names
+            .filter(|name| !is_metadata(name))
+            .partition(|name| sync.columns.contains(name));
         let id = Uuid::new_v4().simple().to_string();
         Ok(Self {
             id: id[..8].to_owned(),
@@ -56,6 +65,8 @@ impl Registration {
             location: source.location(),
             identity: source.identity().await?,
             statement,
+            columns,
+            left_out,
         })
     }
 

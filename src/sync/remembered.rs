@@ -210,7 +210,6 @@ impl Remembered {
             keys: (0..layout.keys.len()).collect(),
             ignore_null: vec![false; columns.len()],
             tracked: vec![false; columns.len()],
-            coalesce: true,
             // what is wrong with the rows their own plan finds out
             checked: false,
             sequence: layout.sequence.clone(),
@@ -228,17 +227,16 @@ impl Remembered {
     }
 }
 
-/// Everything that a history may need of `events`, once: deletes, and writes that were made in place.
-pub(super) fn all_of(
-    events: LogicalPlan,
-    layout: &EventLayout,
-    writes: bool,
-) -> Result<LogicalPlan> {
-    let mut wanted = vec![Op::Delete, Op::Remembered, Op::RememberedWrite];
-    if writes {
-        wanted.extend([Op::Upsert, Op::Replace]);
-    }
-    let wanted = wanted.into_iter().map(Op::literal).collect();
+/// Everything that a history may need of `events`, once: deletes, and writes, which may have been made in place.
+pub(super) fn all_of(events: LogicalPlan, layout: &EventLayout) -> Result<LogicalPlan> {
+    let wanted = [
+        Op::Delete,
+        Op::Remembered,
+        Op::RememberedWrite,
+        Op::Upsert,
+        Op::Replace,
+    ];
+    let wanted = wanted.map(Op::literal).to_vec();
     let mut keys: Vec<Expr> = layout.key_names().into_iter().map(ident).collect();
     keys.push(ident(SEQUENCE));
     // the kind as it is remembered, so that a change that comes again is found to be known

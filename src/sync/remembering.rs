@@ -7,8 +7,8 @@ use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, ident, lit};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::apply::{resolution, scan, union};
-use super::columns::tracks_some;
 use super::event::{OP, Op, SEQUENCE};
+use super::event_plan::of_keys;
 use super::remembered::{RememberPlan, Remembered, Truncation, all_of};
 use super::resolve_exec::{Resolution, ResolveChangesExec};
 use super::setup::{Setup, Target};
@@ -56,7 +56,11 @@ impl Remembering {
             None => None,
         };
         let filter = remembered.is_some();
-        if let Some(remembered) = remembered {
+        if let Some(mut remembered) = remembered {
+            if truncated.is_none() {
+                // of keys without events nobody asks
+                remembered = of_keys(&setup.layout, remembered, setup.events.clone())?;
+            }
             events = union(events, remembered)?;
         }
         let session = without_dynamic_filters(&setup.state);
@@ -103,10 +107,8 @@ impl Remembering {
                 let latest = ResolveChangesExec::new(input, Arc::new(layout), Resolution::Latest);
                 (scan(Arc::new(latest))?, !setup.held)
             }
-            Resolution::Timeline => {
-                let writes = tracks_some(setup.sync);
-                (all_of(events, &layout, writes)?, writes)
-            }
+            // a write that changes nothing is made in place, and a late one must find where it was
+            Resolution::Timeline => (all_of(events, &layout)?, true),
         };
         Ok(Some(RememberPlan {
             plan: setup.state.create_physical_plan(&plan).await?,

@@ -90,11 +90,6 @@ impl SyncReport {
         self.rows_deleted = rows.deleted;
     }
 
-    /// Rows of the target that have changed.
-    pub(super) fn rows_written(&self) -> u64 {
-        self.rows_inserted + self.rows_updated + self.rows_deleted
-    }
-
     /// The columns of [`Self::encode`].
     pub(super) fn schema(dry_run: bool) -> SchemaRef {
         let number = |name: &str| Field::new(name, DataType::Int64, true);

@@ -34,9 +34,12 @@ use super::event::{END, EventLayout, SEQUENCE};
 use super::key_groups::{Groups, KeyGroups};
 use super::{latest, timeline};
 use crate::error::Result;
+use crate::merge::RowCounts;
 
 /// Name of the metric that counts keys with changes.
 const CHANGED_KEYS: &str = "changed_keys";
+/// Name of the metric that counts those of them whose latest change is a delete.
+const DELETED_KEYS: &str = "deleted_keys";
 /// Name of the metric that counts keys whose changes leave their history as it is.
 const UNCHANGED_KEYS: &str = "unchanged_keys";
 
@@ -54,6 +57,8 @@ pub(super) struct Resolved {
     pub batch: RecordBatch,
     /// Keys with changes, or, for histories, those whose changes change nothing.
     pub counted_keys: usize,
+    /// Keys whose latest change is a delete.
+    pub deleted_keys: usize,
 }
 
 /// Resolves the changes of each key.
@@ -95,8 +100,8 @@ impl ResolveChangesExec {
     }
 }
 
-/// How many keys had changes that changed nothing, once the plan has run and `written` rows have changed.
-pub(super) fn ignored_keys(plan: &Arc<dyn ExecutionPlan>, written: u64) -> u64 {
+/// How many keys had changes that changed nothing, once the plan has run and so many rows have changed.
+pub(super) fn ignored_keys(plan: &Arc<dyn ExecutionPlan>, rows: &RowCounts) -> u64 {
     let counted = |name: &str| {
         let metrics = plan
             .downcast_ref::<ResolveChangesExec>()
@@ -107,11 +112,15 @@ pub(super) fn ignored_keys(plan: &Arc<dyn ExecutionPlan>, written: u64) -> u64 {
     };
     match (counted(CHANGED_KEYS), counted(UNCHANGED_KEYS)) {
         (_, Some(unchanged)) => unchanged,
-        (Some(changed), None) => changed.saturating_sub(written),
+        (Some(changed), None) => {
+            // a TRUNCATE deletes rows without a change of their own
+            let deleted = rows.deleted.min(counted(DELETED_KEYS).unwrap_or(0));
+            changed.saturating_sub(rows.inserted + rows.updated + deleted)
+        }
         (None, None) => plan
             .children()
             .into_iter()
-            .map(|child| ignored_keys(child, written))
+            .map(|child| ignored_keys(child, rows))
             .max()
             .unwrap_or(0),
     }
@@ -197,6 +206,7 @@ impl ExecutionPlan for ResolveChangesExec {
             layout: Arc::clone(&self.layout),
             resolution: self.resolution,
             schema: self.schema(),
+            deleted_keys: MetricBuilder::new(&self.metrics).counter(DELETED_KEYS, partition),
             counted_keys: MetricBuilder::new(&self.metrics).counter(
                 match self.resolution {
                     Resolution::Latest => CHANGED_KEYS,
@@ -252,6 +262,7 @@ struct Resolver {
     resolution: Resolution,
     schema: SchemaRef,
     counted_keys: Count,
+    deleted_keys: Count,
 }
 
 impl Resolver {
@@ -274,6 +285,7 @@ impl Resolver {
             Resolution::Timeline => timeline::resolve(&self.layout, &groups, &self.schema)?,
         };
         self.counted_keys.add(resolved.counted_keys);
+        self.deleted_keys.add(resolved.deleted_keys);
         Ok(Some(resolved.batch))
     }
 }

@@ -9,13 +9,13 @@ use datafusion::common::ScalarValue;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SessionState;
 use datafusion::functions_aggregate::expr_fn::max;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit, when};
 
 use super::columns::{
     START_AT, check_history_columns, check_storage, event_layout, kept_columns, target_columns,
 };
-use super::event::{EventLayout, SEQUENCE};
-use super::event_plan::{Sequence, parse, source_events};
+use super::event::{EventLayout, OP, Op, SEQUENCE};
+use super::event_plan::{Sequence, parse_condition, source_events};
 use super::position::Registration;
 use super::spec::{Storage, Sync};
 use crate::delta::DeltaTable;
@@ -208,7 +208,7 @@ impl<'a> Setup<'a> {
         let condition = self.sync.truncate_when.as_ref();
         condition
             .map(|sql| {
-                parse(
+                parse_condition(
                     "APPLY AS TRUNCATE WHEN",
                     sql,
                     &self.state,
@@ -218,7 +218,7 @@ impl<'a> Setup<'a> {
             .transpose()
     }
 
-    /// The same without rows that empty the target, and without events that `truncated` has emptied it of.
+    /// The same without rows that empty the target, and with what `truncated` has emptied it of as late.
     pub(super) fn after(&self, truncated: Option<&ScalarValue>) -> Result<Self> {
         let mut input = LogicalPlanBuilder::from(self.input.clone());
         if let Some(condition) = self.truncate_condition()? {
@@ -228,10 +228,18 @@ impl<'a> Setup<'a> {
         let input = input.build()?;
         let mut events = source_events(sync, state, &self.layout, &self.sequence, input)?;
         if let Some(truncated) = truncated {
-            let later = ident(SEQUENCE).gt(lit(truncated.clone()));
-            events = LogicalPlanBuilder::from(events)
-                .filter(later.or(ident(SEQUENCE).is_null()))?
-                .build()?;
+            let late = ident(SEQUENCE).lt_eq(lit(truncated.clone()));
+            let op = when(late, Op::Late.literal()).otherwise(ident(OP))?;
+            let columns = events.schema().fields().iter().map(|field| {
+                let value = if field.name() == OP {
+                    op.clone()
+                } else {
+                    ident(field.name())
+                };
+                value.alias(field.name())
+            });
+            let columns: Vec<Expr> = columns.collect();
+            events = LogicalPlanBuilder::from(events).project(columns)?.build()?;
         }
         Ok(Self {
             events,

@@ -135,6 +135,8 @@ pub struct Sync {
     pub(crate) schema_evolution: bool,
     pub(crate) on_expired: OnExpired,
     pub(crate) name: String,
+    /// Whether the name was given.
+    pub(crate) is_named: bool,
     pub(crate) dry_run: bool,
 }
 
@@ -164,11 +166,13 @@ impl Sync {
         self.dry_run
     }
 
-    /// What decides which rows the target holds, with these keys: a position is worth nothing to a statement that differs in it.
+    /// What beside the columns decides which rows the target holds, with these keys: a position is worth nothing to a statement
+    /// that differs in it.
     pub(crate) fn essence(&self, keys: &[String]) -> String {
         let mut text = match &self.source {
-            SourceSpec::Table(_) => String::new(),
-            SourceSpec::Query(sql) => format!("FROM ({sql}) "),
+            // one query is not another, unless whoever wrote them has given them one name
+            SourceSpec::Query(sql) if !self.is_named => format!("FROM ({sql}) "),
+            _ => String::new(),
         };
         text.push_str(&format!("KEYS ({})", keys.join(", ")));
         let expressions = [
@@ -179,9 +183,6 @@ impl Sync {
             if let Some(expression) = expression {
                 text.push_str(&format!(" {clause} {expression}"));
             }
-        }
-        if self.columns != Columns::All {
-            text.push_str(&format!(" COLUMNS {}", self.columns));
         }
         if let Some(columns) = &self.ignore_null_updates {
             text.push_str(&format!(" IGNORE NULL UPDATES ON {columns}"));
@@ -337,6 +338,7 @@ impl SyncBuilder {
         let missing = |what: &str| Error::invalid(format!("a sync needs a {what}"));
         let source = self.source.ok_or_else(|| missing("source"))?;
         let target = self.target.ok_or_else(|| missing("target"))?;
+        let is_named = self.name.is_some();
         let name = self.name.unwrap_or_else(|| source.to_string());
         if name.trim().is_empty() {
             return Err(Error::invalid("the name of a sync cannot be empty"));
@@ -368,6 +370,7 @@ impl SyncBuilder {
             schema_evolution: self.schema_evolution,
             on_expired: self.on_expired,
             name,
+            is_named,
             dry_run: self.dry_run,
         })
     }

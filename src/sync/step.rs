@@ -72,17 +72,20 @@ impl Step {
             let plan = commit.unwrap_or(&work.commit);
             let commit = find_commit(plan)?;
             report.mode = self.mode;
+            let rows;
             if dry_run {
                 let preview = commit.preview(context).await?;
                 report.target_files = Some(preview.files);
                 report.count(preview.rows);
+                rows = preview.rows;
             } else {
                 let committed = work.commit(commit, context).await?;
                 report.target_version = committed.version.or(self.target_version);
                 report.count(committed.rows);
+                rows = committed.rows;
             }
             if self.mode == SyncMode::Incremental {
-                report.rows_ignored = ignored_keys(plan, report.rows_written());
+                report.rows_ignored = ignored_keys(plan, &rows);
             }
         }
         report.duration = started.elapsed();

@@ -51,6 +51,7 @@ pub(super) fn resolve(
     Ok(Resolved {
         batch: output.take(&groups.batch, schema)?,
         counted_keys: unchanged_keys,
+        deleted_keys: 0,
     })
 }
 
@@ -137,7 +138,7 @@ impl Key<'_> {
                 (Point::Remove(_), None) => {}
                 (Point::Write { at, row }, Some(open)) => {
                     let values = self.values(row, Some(&open.values));
-                    let in_place = self.layout.coalesce && self.same_tracked(&values, &open.values);
+                    let in_place = self.same_tracked(&values, &open.values);
                     // of two changes of the same sequence the later one counts
                     if in_place || self.events.sequence(at) == self.events.sequence(open.start) {
                         open.values = values;
@@ -146,18 +147,30 @@ impl Key<'_> {
                         spans.push(span(at, values));
                     }
                 }
-                (Point::Write { at, row }, None) => {
-                    // what was removed at the very moment it was written is no row if another is written then
-                    let same =
-                        |last: &Span| self.events.sequence(last.start) == self.events.sequence(at);
-                    if spans.last().is_some_and(same) {
-                        spans.pop();
-                    }
-                    spans.push(span(at, self.values(row, None)));
-                }
+                (Point::Write { at, row }, None) => self.write_anew(&mut spans, at, row),
             }
         }
         spans
+    }
+
+    /// Writes where nothing is valid: a row that was removed at this very moment goes on if the write gives it back as it was.
+    fn write_anew(&self, spans: &mut Vec<Span>, at: usize, row: usize) {
+        let sequence = self.events.sequence(at);
+        let values = self.values(row, None);
+        if let Some(last) = spans.last_mut() {
+            let is_next = last.end.is_some_and(|end| self.sequence(end) == sequence);
+            let is_event = self.events.op(row) != Op::Existing;
+            if is_next && is_event && self.same_tracked(&values, &last.values) {
+                last.end = None;
+                last.values = values;
+                return;
+            }
+            // removed at the moment it was written, it is no row if another is written then
+            if self.events.sequence(last.start) == sequence {
+                spans.pop();
+            }
+        }
+        spans.push(span(at, values));
     }
 
     /// What happens, in order: by sequence, then as it was found out.
@@ -185,6 +198,7 @@ impl Key<'_> {
                         row: valid,
                     }));
                 }
+                Op::Late => {}
                 Op::Upsert | Op::Replace | Op::Unknown => {
                     points.push(Point::Write { at: row, row });
                 }

@@ -2,7 +2,7 @@
 //!
 //! A first copy has no use for sorting: its rows have different keys, or something is wrong. So 64 bits of each key are kept, the
 //! key itself where it is an integer, and looked through for equal ones at the end. Equal bits end the copy with
-//! [`RepeatedKeys`]; whether the keys are really equal, and which of the rows counts, the slower way finds out.
+//! [`RepeatedKeys`], as a NULL does; what is wrong, and which of the rows counts, the slower way finds out.
 
 use std::fmt::{self, Formatter};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,9 +25,9 @@ use futures::{StreamExt, stream};
 
 use crate::error::{Error, Result};
 
-/// Two rows may have the same key, or there is no memory to find out.
+/// Two rows may have the same key, or one has none, or there is no memory to find out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("two rows of the first copy have the same key, or there was no memory to make sure")]
+#[error("rows of the first copy lack a key or share one, or there was no memory to make sure")]
 pub(super) struct RepeatedKeys;
 
 impl RepeatedKeys {
@@ -60,18 +60,24 @@ type Done = Arc<Mutex<Vec<(Vec<u64>, MemoryReservation)>>>;
 pub(super) struct UniqueKeysExec {
     input: Arc<dyn ExecutionPlan>,
     keys: Vec<usize>,
+    not_null: Vec<usize>,
     done: Done,
     unfinished: Arc<AtomicUsize>,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl UniqueKeysExec {
-    /// Checks the columns `keys` of `input`.
-    pub(super) fn new(input: Arc<dyn ExecutionPlan>, keys: Vec<usize>) -> Self {
+    /// Checks the columns `keys` of `input`, and that there is no NULL in them and in `not_null`.
+    pub(super) fn new(
+        input: Arc<dyn ExecutionPlan>,
+        keys: Vec<usize>,
+        not_null: Vec<usize>,
+    ) -> Self {
         let partitions = input.properties().output_partitioning().partition_count();
         Self {
             input,
             keys,
+            not_null,
             done: Done::default(),
             unfinished: Arc::new(AtomicUsize::new(partitions)),
             metrics: ExecutionPlanMetricsSet::new(),
@@ -128,7 +134,11 @@ impl ExecutionPlan for UniqueKeysExec {
         self: Arc<Self>,
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(children.remove(0), self.keys.clone())))
+        Ok(Arc::new(Self::new(
+            children.remove(0),
+            self.keys.clone(),
+            self.not_null.clone(),
+        )))
     }
 
     fn execute(
@@ -138,6 +148,7 @@ impl ExecutionPlan for UniqueKeysExec {
     ) -> DataFusionResult<SendableRecordBatchStream> {
         let check = Check {
             keys: self.keys.clone(),
+            not_null: self.not_null.clone(),
             seen: vec![],
             reservation: MemoryConsumer::new("UniqueKeysExec").register(context.memory_pool()),
             done: Arc::clone(&self.done),
@@ -170,6 +181,7 @@ impl ExecutionPlan for UniqueKeysExec {
 /// The work on one partition.
 struct Check {
     keys: Vec<usize>,
+    not_null: Vec<usize>,
     seen: Vec<u64>,
     reservation: MemoryReservation,
     done: Done,
@@ -182,17 +194,12 @@ impl Check {
         self.rows.add(batch.num_rows());
         let keys = self.keys.iter().map(|index| batch.column(*index));
         let keys: Vec<ArrayRef> = keys.map(Arc::clone).collect();
-        if let Some(column) = self
-            .keys
-            .iter()
-            .find(|index| batch.column(**index).null_count() > 0)
+        let required = self.keys.iter().chain(&self.not_null);
+        if required
+            .into_iter()
+            .any(|index| batch.column(*index).null_count() > 0)
         {
-            return Err(Error::invalid(format!(
-                "NULL_KEY: the key column {:?} is NULL in a row of the source; a row without a key can be neither matched nor followed, \
-                 correct it in the source, or leave it out with FROM (SELECT … WHERE {} IS NOT NULL)",
-                batch.schema().field(*column).name(),
-                batch.schema().field(*column).name()
-            )));
+            return Err(repeated());
         }
         if self.seen.len() + batch.num_rows() > self.seen.capacity() {
             let more = self.seen.capacity().max(batch.num_rows());

@@ -5,7 +5,7 @@ use datafusion::prelude::SessionContext;
 
 use super::Label;
 use super::lag::Lag;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shell::progress::Progress;
 use crate::sync::{Sync, SyncReport};
 
@@ -17,6 +17,8 @@ pub(super) struct Job {
     pub(super) shows_progress: bool,
     /// Whether every run is followed by a look at how far the target is behind.
     pub(super) measures_lag: bool,
+    /// Whether its source is what another sync writes, so that it may be about to be created.
+    pub(super) follows_another: bool,
     sync: Sync,
     ctx: SessionContext,
 }
@@ -40,9 +42,21 @@ impl Job {
             label,
             shows_progress: false,
             measures_lag: false,
+            follows_another: false,
             sync: sync.clone(),
             ctx: ctx.clone(),
         }
+    }
+
+    /// What it reads and what it writes, as the script names them.
+    pub(super) fn source_and_target(&self) -> (String, String) {
+        (self.sync.source(), self.label.target.clone())
+    }
+
+    /// Whether the run may succeed later by itself.
+    pub(super) fn may_pass(&self, error: &Error) -> bool {
+        let awaits_source = self.follows_another && matches!(error, Error::TableNotFound { .. });
+        awaits_source || error.is_transient()
     }
 
     /// Runs the sync once.

@@ -125,11 +125,14 @@ impl Schedule {
         })
     }
 
-    /// Whether it went as asked: what repeats ran until it was stopped, what runs once succeeded as far as it ran.
+    /// Whether it went as asked: what repeats ran until it was stopped, what runs once ran and succeeded.
     pub(super) fn has_succeeded(&self) -> bool {
         match self.every {
             Some(_) => self.stopped,
-            None => self.turns.iter().all(|turn| turn.failures == 0),
+            None => self
+                .turns
+                .iter()
+                .all(|turn| turn.failures == 0 && matches!(turn.state, State::Over)),
         }
     }
 
@@ -278,6 +281,15 @@ mod tests {
         let (mut schedule, now) = self::schedule(1, Some(SECOND), 1);
         schedule.start(now);
         schedule.failed(0, false, now, 1.0);
+        assert!(schedule.is_over() && !schedule.has_succeeded());
+    }
+
+    #[test]
+    fn one_pass_that_was_stopped_has_not_done_all() {
+        let (mut schedule, now) = schedule(2, None, 1);
+        schedule.start(now);
+        schedule.stop();
+        schedule.succeeded(0, now);
         assert!(schedule.is_over() && !schedule.has_succeeded());
     }
 

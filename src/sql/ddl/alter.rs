@@ -12,7 +12,9 @@ use crate::delta::actions::Metadata;
 use crate::delta::alter::{commit_metadata, wanted_protocol, with_columns};
 use crate::delta::features::check_writable;
 use crate::delta::layout::TableLayout;
-use crate::delta::properties::{CONSTRAINT_PREFIX, change_data_feed};
+use crate::delta::properties::{
+    CONSTRAINT_PREFIX, TOMBSTONE_RETENTION, change_data_feed, interval_micros,
+};
 use crate::delta::snapshot::Snapshot;
 use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
@@ -100,6 +102,11 @@ pub(super) fn check_properties(properties: &HashMap<String, String>) -> Result<(
         {
             return Err(Error::invalid(format!(
                 "the table property {key:?} is true or false, not {value:?}"
+            )));
+        }
+        if key == TOMBSTONE_RETENTION && interval_micros(value).is_none() {
+            return Err(Error::invalid(format!(
+                "the table property {key:?} is a duration such as 'interval 7 days', not {value:?}"
             )));
         }
         let lowest = if key == "delta.dataSkippingNumIndexedCols" {
