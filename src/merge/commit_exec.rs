@@ -356,7 +356,10 @@ impl Run {
                     self.plan = Arc::new(plan);
                 }
                 Err(error) => {
-                    self.abandon(files).await;
+                    // a commit whose answer is lost may have come about: its files must stay
+                    if !files.in_doubt {
+                        self.abandon(files).await;
+                    }
                     return Err(error);
                 }
             }
@@ -403,6 +406,7 @@ impl Run {
             actions,
             reads: self.plan.reads,
         };
+        files.in_doubt = true;
         Ok((report.counts, transaction.commit().await?))
     }
 
@@ -433,6 +437,8 @@ impl Run {
 #[derive(Debug, Default)]
 pub(crate) struct Files {
     written: Vec<Path>,
+    /// A commit that names them has been attempted.
+    in_doubt: bool,
 }
 
 impl Files {

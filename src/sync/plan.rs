@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 
 use chrono::Utc;
 use datafusion::catalog::default_table_source::provider_as_source;
+use datafusion::common::ScalarValue;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 
@@ -412,13 +413,11 @@ impl<S: SyncSession> Planner<'_, S> {
             self.sync.keys.clone(),
         )?;
         let remembering = Remembering::load(&setup, &target, false).await?;
-        let truncated = setup.truncated().await?;
         let known = remembering.truncated().cloned();
-        let latest = match (&truncated, &known) {
-            (Some(new), Some(known)) if known > new => Some(known),
-            (Some(new), _) => Some(new),
-            (None, known) => known.as_ref(),
-        };
+        // one that comes before another that is known has nothing left to do
+        let is_news = |new: &ScalarValue| known.as_ref().is_none_or(|known| new > known);
+        let truncated = setup.truncated().await?.filter(is_news);
+        let latest = truncated.as_ref().or(known.as_ref());
         let after = setup.after(latest)?;
         let work = if target.is_empty().await? {
             let fill_with = Fill {

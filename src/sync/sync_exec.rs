@@ -83,14 +83,24 @@ impl SyncExec {
     }
 }
 
+/// Plans what is to be done now; again, while other writers replace what is being looked at.
 async fn plan_step(sync: &Sync, ctx: &SessionContext, repeated_keys: bool) -> Result<Step> {
-    let planner = Planner {
-        sync,
-        session: ctx,
-        state: Arc::new(ctx.state()),
-        repeated_keys,
-    };
-    Box::pin(planner.step()).await
+    let mut attempt = 0;
+    loop {
+        let planner = Planner {
+            sync,
+            session: ctx,
+            state: Arc::new(ctx.state()),
+            repeated_keys,
+        };
+        match Box::pin(planner.step()).await {
+            Err(Error::Conflict { .. }) if attempt < MAX_ATTEMPTS => {
+                tokio::time::sleep(back_off(attempt)).await;
+                attempt += 1;
+            }
+            planned => return planned,
+        }
+    }
 }
 
 impl DisplayAs for SyncExec {
@@ -219,23 +229,10 @@ impl Run {
                 }
                 Some(error) => return Err(error),
             }
-            self.step = Arc::new(self.plan_again(repeated_keys).await?);
+            self.step = Arc::new(plan_step(&self.sync, &self.ctx, repeated_keys).await?);
             self.commit = None;
         }
         Err(Error::internal("the attempts of a sync ended"))
-    }
-
-    async fn plan_again(&self, repeated_keys: bool) -> Result<Step> {
-        let mut attempt = 0;
-        loop {
-            match plan_step(&self.sync, &self.ctx, repeated_keys).await {
-                Err(Error::Conflict { .. }) if attempt < MAX_ATTEMPTS => {
-                    tokio::time::sleep(back_off(attempt)).await;
-                    attempt += 1;
-                }
-                planned => return planned,
-            }
-        }
     }
 
     /// `None` when the target had to get columns first.
