@@ -94,7 +94,7 @@ pub enum Error {
     },
     /// A sync cannot go on from where it stands.
     #[error(
-        "POSITION_LOST: the sync {sync:?} into {target} stands at version {position} of {source_table}, but {reason}; \
+        "POSITION_LOST: the sync {sync:?} into {target} stands at {position}, but {reason}; \
          with ON EXPIRED RESNAPSHOT it compares source and target in full, writes the rows that differ, and goes on from there"
     )]
     PositionLost {
@@ -102,9 +102,7 @@ pub enum Error {
         sync: String,
         /// The table it writes.
         target: String,
-        /// The source it follows.
-        source_table: String,
-        /// The source's version that it has applied, or `unknown`.
+        /// The version of which source it has applied.
         position: String,
         /// Why there is no way on.
         reason: String,

@@ -29,7 +29,7 @@ impl<'a> Events<'a> {
             ops: batch.column(layout.op()).as_primitive::<Int8Type>(),
             versions: batch.column(layout.version()).as_primitive::<Int64Type>(),
             ordinals: batch.column(layout.ordinal()).as_primitive::<Int64Type>(),
-            sequences: converter.convert_columns(&[sequence.clone()])?,
+            sequences: converter.convert_columns(std::slice::from_ref(sequence))?,
         })
     }
 

@@ -1,5 +1,7 @@
 //! The rows of one key at a time, out of batches that are sorted by key.
 
+use std::sync::Arc;
+
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::row::{OwnedRow, RowConverter, SortField};
@@ -42,7 +44,7 @@ impl KeyGroups {
         let columns: Vec<ArrayRef> = self
             .keys
             .iter()
-            .map(|index| batch.column(*index).clone())
+            .map(|index| Arc::clone(batch.column(*index)))
             .collect();
         let rows = self.converter.convert_columns(&columns)?;
         let offset: usize = self.waiting.iter().map(RecordBatch::num_rows).sum();
@@ -88,8 +90,6 @@ impl KeyGroups {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::array::Int64Array;
 
     use super::*;

@@ -27,6 +27,7 @@ use super::setup::{Setup, Target};
 use super::spec::{OnExpired, Statement, Storage, Sync};
 use super::step::{Progress, Step, Work};
 use crate::change::{Bound, ChangeBounds, ChangeRange};
+use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
 use crate::source::ChangeSource;
 
@@ -54,7 +55,7 @@ struct Lost {
 }
 
 enum Way {
-    On(Step),
+    On(Box<Step>),
     Lost(Lost),
 }
 
@@ -86,13 +87,12 @@ impl<S: SyncSession> Planner<'_, S> {
             return self.begin(&target, &source).await;
         };
         match self.follow(&target, &registration, &base, &source).await? {
-            Way::On(step) => Ok(step),
+            Way::On(step) => Ok(*step),
             Way::Lost(lost) if self.sync.on_expired == OnExpired::Error => {
                 Err(Error::PositionLost {
                     sync: self.sync.name.clone(),
                     target: self.sync.target.to_string(),
-                    source_table: source.name().into(),
-                    position: lost.position,
+                    position: format!("version {} of {}", lost.position, source.name()),
                     reason: lost.reason,
                 })
             }
@@ -100,11 +100,7 @@ impl<S: SyncSession> Planner<'_, S> {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "a pair that only this file knows")]
-    fn registration(
-        &self,
-        target: &Target,
-    ) -> Result<Option<(Registration, Arc<crate::delta::snapshot::Snapshot>)>> {
+    fn registration(&self, target: &Target) -> Result<Option<(Registration, Arc<Snapshot>)>> {
         let Some(base) = &target.base else {
             return Ok(None);
         };
@@ -116,7 +112,7 @@ impl<S: SyncSession> Planner<'_, S> {
         &self,
         target: &Target,
         registration: &Registration,
-        base: &Arc<crate::delta::snapshot::Snapshot>,
+        base: &Arc<Snapshot>,
         source: &Arc<dyn ChangeSource>,
     ) -> Result<Way> {
         let identity = source.identity().await?;
@@ -177,13 +173,13 @@ impl<S: SyncSession> Planner<'_, S> {
             );
         }
         if range.is_empty() {
-            return Ok(Way::On(self.up_to_date(target, &range)));
+            return Ok(Way::On(Box::new(self.up_to_date(target, &range))));
         }
         let step = self
             .incremental(target, registration, position, source, range)
             .await;
         match step {
-            Ok(step) => Ok(Way::On(step)),
+            Ok(step) => Ok(Way::On(Box::new(step))),
             Err(
                 error @ (Error::ChangesExpired { .. }
                 | Error::ChangesNotEnabled { .. }

@@ -82,8 +82,8 @@ impl Ends {
         let ends = batch.column(layout.end());
         let converter = RowConverter::new(vec![SortField::new(ends.data_type().clone())])?;
         Ok(Self {
-            rows: converter.convert_columns(&[ends.clone()])?,
-            known: ends.clone(),
+            rows: converter.convert_columns(std::slice::from_ref(ends))?,
+            known: Arc::clone(ends),
         })
     }
 
