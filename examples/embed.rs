@@ -1,6 +1,7 @@
 //! The main job from a DataFusion app: one Delta table kept equal to another.
 //!
 //! Run it with `cargo run --example embed`.
+#![expect(clippy::print_stdout, reason = "an example shows what it has done")]
 
 use alluvial::sql::SessionContextExt;
 use alluvial::sync::Sync;

@@ -4,10 +4,10 @@
 //! sources, deletes included.
 //!
 //! ```text
-//!                                        ┌─ SELECT … FROM table_changes('t', 41)
-//!  Delta table ── ChangeSource ── change relation
-//!                 resolve()     _change_type       └─ MERGE INTO target USING table_changes(…) … ── one Delta commit
-//!                 changes()     _commit_version
+//!                                                  ┌─ SELECT … FROM table_changes('t', 41)
+//!  Delta table ── ChangeSource ── change relation ─┼─ MERGE INTO target USING table_changes(…) … ── one Delta commit
+//!                 resolve()     _change_type       └─ SYNC INTO target FROM source … ───────────── one Delta commit, which also
+//!                 changes()     _commit_version                                                    records the position
 //! ```
 //!
 //! Begin with [`sql::SessionContextExt::register_alluvial`] in an application that has a `SessionContext`, or with
@@ -19,8 +19,9 @@
 //! - [`change`] does no I/O: it is the vocabulary, and plans over change relations.
 //! - Only `source` knows where changes come from. `merge` and `source` never meet: what joins them is a relation.
 //! - Only [`delta`] reads or writes `_delta_log`, and data files are written before the commit that names them.
-//! - Only [`sql`] offers DataFusion's planning traits to sessions. `merge` has table providers of its own, for the two sides of
-//!   its joins and for the rows of UPDATE and DELETE, that no session ever sees by name.
+//! - Only [`sql`] offers DataFusion's planning traits to sessions. `merge` and [`sync`] have table providers of their own, for the
+//!   sides of their joins and for rows on their way to a commit, that no session ever sees by name.
+//! - [`sync`] names nothing: what a statement names, the session looks up for it (`SyncSession`, which [`sql`] implements).
 //! - Planning has no side effects: EXPLAIN plans everything and writes nothing. `CREATE` and `ALTER TABLE` are no plans and act at
 //!   once.
 //! - Operators talk in record batches only.
