@@ -28,9 +28,9 @@ use crate::RUNTIME;
 use crate::tables::{Counts, Report};
 
 /// At how many operations a process is killed beside its writes.
-const KILLS: usize = 3;
+const KILLS: usize = 2;
 /// At how many operations it is overtaken.
-const STOPS: usize = 8;
+const STOPS: usize = 6;
 /// How many operations after a write an outage lasts, at most.
 const MAX_LOST: usize = 2;
 
@@ -88,15 +88,16 @@ impl Scenario {
 }
 
 /// Some of the operations, and every write once it is done: what is there then is there before the next one, too. Around the
-/// last writes, which are the commit and the tidying after it, everything is tried.
+/// last writes, which are the commit and the tidying after it, everything is tried; the first may be the file of sequences.
 fn faults(healthy: Operations) -> Vec<Fault> {
     let kills = samples(healthy.all, KILLS).map(Fault::KilledBefore);
     let mut faults: Vec<Fault> = kills.collect();
     for write in 1..=healthy.writes {
         faults.push(Fault::KilledAfterWrite(write));
-        if write + 1 < healthy.writes {
+        if write == 1 {
             faults.push(Fault::Outage { write, lost: 1 });
-        } else {
+        }
+        if write + 1 >= healthy.writes {
             faults.push(Fault::KilledBeforeWrite(write));
             faults.extend((0..=MAX_LOST).map(|lost| Fault::Outage { write, lost }));
         }

@@ -357,7 +357,7 @@ impl Run {
                 }
                 Err(error) => {
                     // a commit whose answer is lost may have come about: its files must stay
-                    if !files.in_doubt {
+                    if !files.in_doubt || matches!(error, Error::Conflict { .. }) {
                         self.abandon(files).await;
                     }
                     return Err(error);

@@ -1,6 +1,7 @@
 //! A query over the changes of one source, as a source of changes itself.
 //!
-//! The query's own `table_changes(…)` is read from the position on instead of from where the query says, unless that is later.
+//! The query says from where on its first run reads; later runs read its `table_changes(…)` from the position on, wherever a bound
+//! such as `'earliest'` may have moved by then.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -179,10 +180,9 @@ impl ChangeSource for QuerySource {
     }
 
     async fn resolve(&self, bounds: &ChangeBounds) -> Result<ChangeRange> {
-        let own = self.source.resolve(&self.bounds).await?;
         match bounds.since {
-            Bound::Version(version) if version > own.since() => self.source.resolve(bounds).await,
-            _ => Ok(own),
+            Bound::Version(_) => self.source.resolve(bounds).await,
+            _ => self.source.resolve(&self.bounds).await,
         }
     }
 

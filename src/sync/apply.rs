@@ -20,6 +20,7 @@ use super::columns::{END_AT, START_AT, target_definition};
 use super::event::{END, EventLayout, OP, Op, SEQUENCE};
 use super::event_plan::{existing_events, missing_events};
 use super::relation::VersionRelation;
+use super::remembered::application;
 use super::remembering::Remembering;
 use super::resolve_exec::Resolution;
 use super::setup::{Setup, Target};
@@ -167,6 +168,13 @@ pub(super) async fn fill(
             .await?;
         scan(resolved)?
     };
+    // rows of a table are no deletes unless a condition says so
+    let nothing_to_remember =
+        is_fresh && remembering.is_new() && setup.held && setup.sync.delete_when.is_none();
+    let mut remember = None;
+    if !nothing_to_remember {
+        remember = remembering.plan(setup, target, fill.truncated).await?;
+    }
     let operation = operation(setup);
     let session = Arc::clone(&setup.state);
     let mut plan = match &target.base {
@@ -189,6 +197,9 @@ pub(super) async fn fill(
             )?;
             let (mut metadata, protocol) = definition.actions(target.table.name(), None)?;
             metadata.configuration.extend(fill.property);
+            if let Some(remember) = &mut remember {
+                remember.application = application(Some(&metadata));
+            }
             plan_create(&target.table, metadata, protocol, None, operation, session)?
         }
     };
@@ -202,7 +213,7 @@ pub(super) async fn fill(
     Ok(Work {
         commit: Arc::new(CommitExec::new(rows, plan, None)?),
         progress: None,
-        remember: remembering.plan(setup, target, fill.truncated).await?,
+        remember,
     })
 }
 
@@ -211,7 +222,6 @@ async fn fresh_rows(setup: &Setup<'_>) -> Result<Arc<dyn ExecutionPlan>> {
     let layout = &setup.layout;
     let columns = layout.columns.iter().map(|field| ident(field.name()));
     let events = LogicalPlanBuilder::from(setup.events.clone())
-        .filter(is_written())?
         .project(columns.chain([ident(OP), ident(SEQUENCE)]))?
         .build()?;
     let rows = without_dynamic_filters(&setup.state)

@@ -30,12 +30,16 @@ impl MergeClauses {
         let in_time = held
             .clone()
             .map(|held| held.clone().is_null().or(of_source(SEQUENCE).gt_eq(held)));
-        let mut clauses = row_clauses(setup, in_time, None)?;
-        if let Some(truncated) = truncated {
-            let older = held.map(|held| held.clone().is_null().or(held.lt(lit(truncated))));
+        // rows up to that moment are gone, so nothing of them is kept either
+        let emptied = truncated.map(|truncated| match held {
+            Some(held) => held.clone().is_null().or(held.lt_eq(lit(truncated))),
+            None => lit(true),
+        });
+        let mut clauses = row_clauses(setup, in_time, None, emptied.as_ref())?;
+        if let Some(older) = emptied {
             clauses.push(MergeIntoClause {
                 kind: MergeIntoClauseKind::NotMatchedBySource,
-                predicate: older,
+                predicate: Some(older),
                 action: MergeIntoAction::Delete,
             });
         }
@@ -47,11 +51,11 @@ impl MergeClauses {
 
     /// All rows of the source: what is equal stays untouched.
     pub(super) fn compare(setup: &Setup<'_>) -> Result<Self> {
-        let differs = values(setup)?.into_iter().zip(value_types(setup));
+        let differs = values(setup, None)?.into_iter().zip(value_types(setup));
         let differs =
             differs.map(|((name, value), data_type)| distinct(of_target(&name), value, &data_type));
         let differs = differs.reduce(Expr::or).unwrap_or_else(|| lit(false));
-        let mut clauses = row_clauses(setup, None, Some(differs))?;
+        let mut clauses = row_clauses(setup, None, Some(differs), None)?;
         clauses.push(MergeIntoClause {
             kind: MergeIntoClauseKind::NotMatchedBySource,
             predicate: None,
@@ -111,6 +115,7 @@ fn row_clauses(
     setup: &Setup<'_>,
     in_time: Option<Expr>,
     differs: Option<Expr>,
+    emptied: Option<&Expr>,
 ) -> Result<Vec<MergeIntoClause>> {
     let with =
         |condition: Expr, more: &Option<Expr>| more.iter().cloned().fold(condition, Expr::and);
@@ -119,7 +124,7 @@ fn row_clauses(
         with(is_delete(), &in_time),
         MergeIntoAction::Delete,
     )];
-    let values = values(setup)?;
+    let values = values(setup, emptied)?;
     if !values.is_empty() {
         clauses.push(clause(
             MergeIntoClauseKind::Matched,
@@ -137,15 +142,17 @@ fn row_clauses(
     Ok(clauses)
 }
 
-/// The columns beside the key, and what an update makes of each.
-fn values(setup: &Setup<'_>) -> Result<Vec<(String, Expr)>> {
+/// The columns beside the key, and what an update makes of each; of a row that is `emptied` nothing is kept.
+fn values(setup: &Setup<'_>, emptied: Option<&Expr>) -> Result<Vec<(String, Expr)>> {
     let layout = &setup.layout;
     let columns = layout.columns.iter().enumerate();
     let value = |(index, field): (usize, &arrow::datatypes::FieldRef)| {
         let (name, new) = (field.name(), of_source(field.name()));
         let value = if layout.ignore_null[index] {
             let kept = coalesce(vec![new.clone(), of_target(name)]);
-            when(of_source(OP).eq(Op::Replace.literal()), new).otherwise(kept)?
+            let anew = of_source(OP).eq(Op::Replace.literal());
+            let anew = emptied.into_iter().cloned().fold(anew, Expr::or);
+            when(anew, new).otherwise(kept)?
         } else {
             new
         };

@@ -155,7 +155,7 @@ fn nullable(field: &FieldRef) -> FieldRef {
 }
 
 /// Whether a column of type `target` holds every value of type `source`.
-fn holds(target: &DataType, source: &DataType) -> bool {
+pub(super) fn holds(target: &DataType, source: &DataType) -> bool {
     use DataType::{
         Binary, BinaryView, Date32, Date64, Decimal128, Dictionary, FixedSizeBinary, Float16,
         Float32, Float64, Int8, Int16, Int32, Int64, LargeBinary, LargeUtf8, Null, Timestamp,

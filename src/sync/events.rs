@@ -70,7 +70,12 @@ impl<'a> Events<'a> {
         let version = self.versions.value(row);
         (row + 1..end)
             .take_while(|next| self.versions.value(*next) == version)
-            .any(|next| self.op(next) == Op::Upsert)
+            .any(|next| {
+                matches!(
+                    self.op(next),
+                    Op::Upsert | Op::Delete | Op::Unknown | Op::Late
+                )
+            })
     }
 
     fn same_place(&self, left: usize, right: usize) -> bool {

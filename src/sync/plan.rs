@@ -285,7 +285,9 @@ impl<S: SyncSession> Planner<'_, S> {
         }
         step.mode = SyncMode::Incremental;
         step.evolution = setup.evolution(target)?;
-        step.work = Some(self.with_progress(work, registration.clone(), source, range.until()));
+        let registration = registration.clone();
+        let work = self.with_progress(work, registration, source, range.until());
+        step.work = Some(work.await?);
         Ok(step)
     }
 
@@ -329,6 +331,23 @@ impl<S: SyncSession> Planner<'_, S> {
                 lost.reason,
                 self.sync.target
             )));
+        }
+        if !source.has_rows() {
+            let all = ChangeBounds {
+                since: Bound::Beginning,
+                until: None,
+            };
+            if source.resolve(&all).await?.since() >= 0 {
+                return Err(Error::invalid(format!(
+                    "the query reads the changes of {} from a version on, which is not enough to compare {} with; let it read \
+                     table_changes('{}', NULL), or DROP SYNC '{}' ON {} and sync anew",
+                    source.name(),
+                    self.sync.target,
+                    source.name(),
+                    self.sync.name,
+                    self.sync.target
+                )));
+            }
         }
         let registration = if lost.replaced {
             self.new_registration(source).await?
@@ -376,10 +395,11 @@ impl<S: SyncSession> Planner<'_, S> {
             };
             let remembering = Remembering::load(&setup, target, alone).await?;
             fill(&setup, target, remembering, fill_with).await?
-        } else if alone {
+        } else if alone && (source.has_rows() || range.since() < 0) {
             compare(&setup, target, version, property).await?
         } else {
-            // which of the rows are whose, nobody knows: none is deleted, and what is late stays late
+            // which of the rows are whose, or have gone before the first change, nobody knows: none is deleted, and what is late
+            // stays late
             let remembering = Remembering::load(&setup, target, false).await?;
             apply_changes(&setup, target, remembering, None, Some(property)).await?
         };
@@ -389,7 +409,10 @@ impl<S: SyncSession> Planner<'_, S> {
             to: Some(version),
             target_version: target.version(),
             evolution: setup.evolution(target)?,
-            work: Some(self.with_progress(work, registration, source, version)),
+            work: Some(
+                self.with_progress(work, registration, source, version)
+                    .await?,
+            ),
         })
     }
 
@@ -436,22 +459,24 @@ impl<S: SyncSession> Planner<'_, S> {
         })
     }
 
-    fn with_progress(
+    /// With the position that is reached. Its fingerprint is taken before a row is read: if the source becomes another one
+    /// meanwhile, the next run will see it.
+    async fn with_progress(
         &self,
         work: Work,
         registration: Registration,
         source: &Arc<dyn ChangeSource>,
         version: i64,
-    ) -> Work {
-        Work {
+    ) -> Result<Work> {
+        Ok(Work {
             progress: Some(Progress {
                 name: self.sync.name.clone(),
                 registration,
-                source: Arc::clone(source),
                 version,
+                fingerprint: source.fingerprint(version).await?,
             }),
             ..work
-        }
+        })
     }
 
     async fn input(

@@ -122,12 +122,7 @@ impl Registration {
     }
 
     /// The actions that record that the target equals `version` of the source.
-    pub(super) async fn record(
-        &self,
-        name: &str,
-        source: &dyn ChangeSource,
-        version: i64,
-    ) -> Result<Vec<Action>> {
+    pub(super) fn record(&self, name: &str, version: i64, fingerprint: Option<i64>) -> Vec<Action> {
         let now = Utc::now().timestamp_millis();
         let txn = |app_id: String, version: i64| {
             Action::Txn(Txn {
@@ -136,11 +131,9 @@ impl Registration {
                 last_updated: Some(now),
             })
         };
-        let mut actions = vec![txn(self.application(name), version)];
-        if let Some(fingerprint) = source.fingerprint(version).await? {
-            actions.push(txn(self.fingerprint_application(name), fingerprint));
-        }
-        Ok(actions)
+        let reached = txn(self.application(name), version);
+        let seen = fingerprint.map(|seen| txn(self.fingerprint_application(name), seen));
+        std::iter::once(reached).chain(seen).collect()
     }
 }
 

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int8Array, RecordBatch};
-use arrow::compute::{cast, filter_record_batch, is_not_null};
+use arrow::compute::{CastOptions, cast_with_options, filter_record_batch, is_not_null};
 use arrow::datatypes::{DataType, Field, Int8Type, Int64Type, Schema, SchemaRef};
 use chrono::Utc;
 use datafusion::catalog::default_table_source::provider_as_source;
@@ -28,13 +28,14 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use uuid::Uuid;
 
+use super::columns::holds;
 use super::event::{END, EventLayout, OP, ORDINAL, Op, SEQUENCE, VERSION};
 use crate::delta::DeltaTable;
-use crate::delta::actions::{Action, Txn};
+use crate::delta::actions::{Action, Metadata, Txn};
 use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
 
-/// The application whose `txn` says which file is current.
+/// What the name of that application begins with.
 const APPLICATION: &str = "alluvial.sequences";
 const FOLDER: &str = "_alluvial/sequences";
 /// When a sequence was recorded, in milliseconds since the epoch.
@@ -66,7 +67,7 @@ impl Remembered {
             Some(target) => target
                 .applications()
                 .await?
-                .get(APPLICATION)
+                .get(&application(Some(target.metadata())))
                 .map(|txn| txn.version),
             None => None,
         };
@@ -152,7 +153,16 @@ impl Remembered {
             if !is_same {
                 return Err(other());
             }
-            cast(column, field.data_type()).map_err(|_| other())
+            let (kept, now) = (column.data_type(), field.data_type());
+            if !holds(now, kept) && !holds(kept, now) {
+                return Err(other());
+            }
+            // a value that does not fit must not become NULL
+            let exact = CastOptions {
+                safe: false,
+                ..CastOptions::default()
+            };
+            cast_with_options(column, now, &exact).map_err(|_| other())
         });
         Ok(RecordBatch::try_new(
             Arc::clone(&self.schema),
@@ -163,6 +173,11 @@ impl Remembered {
     /// Whether no row and no TRUNCATE is remembered.
     pub(super) fn is_empty(&self) -> bool {
         self.rows() == 0 && self.truncated.is_none()
+    }
+
+    /// Whether there has never been a file.
+    pub(super) fn is_new(&self) -> bool {
+        self.id.is_none()
     }
 
     fn rows(&self) -> usize {
@@ -229,14 +244,7 @@ impl Remembered {
 
 /// Everything that a history may need of `events`, once: deletes, and writes, which may have been made in place.
 pub(super) fn all_of(events: LogicalPlan, layout: &EventLayout) -> Result<LogicalPlan> {
-    let wanted = [
-        Op::Delete,
-        Op::Remembered,
-        Op::RememberedWrite,
-        Op::Upsert,
-        Op::Replace,
-    ];
-    let wanted = wanted.map(Op::literal).to_vec();
+    let wanted = remembered_ops(true);
     let mut keys: Vec<Expr> = layout.key_names().into_iter().map(ident).collect();
     keys.push(ident(SEQUENCE));
     // the kind as it is remembered, so that a change that comes again is found to be known
@@ -253,6 +261,22 @@ pub(super) fn all_of(events: LogicalPlan, layout: &EventLayout) -> Result<Logica
             ],
         )?;
     Ok(grouped.build()?)
+}
+
+/// The ops of events that are remembered, with those of `writes` if they are.
+pub(super) fn remembered_ops(writes: bool) -> Vec<Expr> {
+    let mut ops = vec![Op::Delete, Op::Remembered, Op::RememberedWrite];
+    if writes {
+        ops.extend([Op::Upsert, Op::Replace]);
+    }
+    ops.into_iter().map(Op::literal).collect()
+}
+
+/// The application whose `txn` says which file is current. A table that takes the place of another (CREATE OR REPLACE) has another
+/// time of creation and remembers nothing of what was before it.
+pub(super) fn application(metadata: Option<&Metadata>) -> String {
+    let created = metadata.and_then(|metadata| metadata.created_time);
+    format!("{APPLICATION}:{}", created.unwrap_or(0))
 }
 
 /// An emptying of the target.
@@ -283,12 +307,14 @@ pub(super) struct RememberPlan {
     pub writes: bool,
     pub truncated: Option<Truncation>,
     pub table: DeltaTable,
+    pub application: String,
 }
 
 /// A file that waits for the commit that names it.
 #[derive(Debug)]
 pub(super) struct RememberedFile {
     table: DeltaTable,
+    application: String,
     id: i64,
     before: Option<i64>,
 }
@@ -333,6 +359,7 @@ impl RememberPlan {
         self.table.store().put(&path(id), bytes.into()).await?;
         Ok(Some(RememberedFile {
             table: self.table.clone(),
+            application: self.application.clone(),
             id,
             before: self.before.id,
         }))
@@ -387,7 +414,7 @@ impl RememberedFile {
     /// The action that makes it the current one.
     pub(super) fn action(&self) -> Action {
         Action::Txn(Txn {
-            app_id: APPLICATION.into(),
+            app_id: self.application.clone(),
             version: self.id,
             last_updated: Some(Utc::now().timestamp_millis()),
         })

@@ -9,7 +9,9 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::apply::{resolution, scan, union};
 use super::event::{OP, Op, SEQUENCE};
 use super::event_plan::of_keys;
-use super::remembered::{RememberPlan, Remembered, Truncation, all_of};
+use super::remembered::{
+    RememberPlan, Remembered, Truncation, all_of, application, remembered_ops,
+};
 use super::resolve_exec::{Resolution, ResolveChangesExec};
 use super::setup::{Setup, Target};
 use crate::error::Result;
@@ -38,6 +40,11 @@ impl Remembering {
         self.0.as_ref().is_none_or(Remembered::is_empty)
     }
 
+    /// Whether the target has never remembered anything.
+    pub(super) fn is_new(&self) -> bool {
+        self.0.as_ref().is_none_or(Remembered::is_new)
+    }
+
     /// The latest sequence at which the target was emptied.
     pub(super) fn truncated(&self) -> Option<&ScalarValue> {
         self.0.as_ref()?.truncated()
@@ -51,36 +58,26 @@ impl Remembering {
         mut events: LogicalPlan,
         truncated: Option<&ScalarValue>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let remembered = match &self.0 {
-            Some(remembered) => remembered.events(&setup.layout)?,
-            None => None,
+        let Some(remembered) = &self.0 else {
+            return resolved_plan(setup, &events).await;
         };
-        let filter = remembered.is_some();
-        if let Some(mut remembered) = remembered {
+        if let Some(mut remembered) = remembered.events(&setup.layout)? {
             if truncated.is_none() {
                 // of keys without events nobody asks
                 remembered = of_keys(&setup.layout, remembered, setup.events.clone())?;
             }
             events = union(events, remembered)?;
         }
-        let session = without_dynamic_filters(&setup.state);
-        let input = session.create_physical_plan(&events).await?;
-        let resolved: Arc<dyn ExecutionPlan> = Arc::new(ResolveChangesExec::new(
-            input,
-            Arc::clone(&setup.layout),
-            resolution(setup),
-        ));
-        if !filter {
-            return Ok(resolved);
-        }
-        let old = [Op::Remembered, Op::RememberedWrite].map(Op::literal);
-        let mut wanted = ident(OP).in_list(old.to_vec(), true);
+        let resolved = resolved_plan(setup, &events).await?;
+        let late = [Op::Remembered, Op::RememberedWrite, Op::Late].map(Op::literal);
+        let mut wanted = ident(OP).in_list(late.to_vec(), true);
         if let Some(truncated) = truncated {
             wanted = wanted.or(ident(SEQUENCE).gt(lit(truncated.clone())));
         }
         let news = LogicalPlanBuilder::from(scan(resolved)?)
             .filter(wanted)?
             .build()?;
+        let session = without_dynamic_filters(&setup.state);
         Ok(session.create_physical_plan(&news).await?)
     }
 
@@ -105,7 +102,10 @@ impl Remembering {
                     .create_physical_plan(&events)
                     .await?;
                 let latest = ResolveChangesExec::new(input, Arc::new(layout), Resolution::Latest);
-                (scan(Arc::new(latest))?, !setup.held)
+                let writes = !setup.held;
+                let wanted = ident(OP).in_list(remembered_ops(writes), false);
+                let kept = LogicalPlanBuilder::from(scan(Arc::new(latest))?).filter(wanted)?;
+                (kept.build()?, writes)
             }
             // a write that changes nothing is made in place, and a late one must find where it was
             Resolution::Timeline => (all_of(events, &layout)?, true),
@@ -116,6 +116,18 @@ impl Remembering {
             writes,
             truncated: truncated.map(Truncation::new),
             table: target.table.clone(),
+            application: application(target.base.as_ref().map(|base| base.metadata())),
         }))
     }
+}
+
+async fn resolved_plan(setup: &Setup<'_>, events: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    let input = without_dynamic_filters(&setup.state)
+        .create_physical_plan(events)
+        .await?;
+    Ok(Arc::new(ResolveChangesExec::new(
+        input,
+        Arc::clone(&setup.layout),
+        resolution(setup),
+    )))
 }

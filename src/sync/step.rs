@@ -10,12 +10,12 @@ use super::position::Registration;
 use super::remembered::RememberPlan;
 use super::report::{SyncMode, SyncReport};
 use super::resolve_exec::ignored_keys;
-use crate::delta::actions::{Action, Metadata};
+use super::unique_exec::RepeatedKeys;
+use crate::delta::actions::Metadata;
 use crate::delta::snapshot::Snapshot;
 use crate::delta::transaction::checkpoint_if_due;
 use crate::error::{Error, Result};
 use crate::merge::{CommitExec, RowCounts};
-use crate::source::ChangeSource;
 
 /// One attempt at a sync.
 #[derive(Debug)]
@@ -46,16 +46,8 @@ pub(super) struct Work {
 pub(super) struct Progress {
     pub name: String,
     pub registration: Registration,
-    pub source: Arc<dyn ChangeSource>,
     pub version: i64,
-}
-
-impl Progress {
-    async fn actions(&self) -> Result<Vec<Action>> {
-        self.registration
-            .record(&self.name, self.source.as_ref(), self.version)
-            .await
-    }
+    pub fingerprint: Option<i64>,
 }
 
 impl Step {
@@ -112,7 +104,11 @@ struct Written {
 impl Work {
     async fn commit(&self, commit: &CommitExec, context: Arc<TaskContext>) -> Result<Written> {
         let mut actions = match &self.progress {
-            Some(progress) => progress.actions().await?,
+            Some(progress) => {
+                progress
+                    .registration
+                    .record(&progress.name, progress.version, progress.fingerprint)
+            }
             None => vec![],
         };
         let file = match &self.remember {
@@ -138,6 +134,7 @@ impl Work {
                     | Error::Constraint { .. }
                     | Error::MultipleMatches { .. },
                 ) => file.clean_up(false).await,
+                Err(error) if RepeatedKeys::is_cause_of(error) => file.clean_up(false).await,
                 // whether the commit has come about, nobody knows
                 Err(_) => {}
             }
