@@ -20,7 +20,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 
 use super::changes_table::ChangesTable;
 use crate::change::{
-    Bound, CHANGE_TYPE, ChangeBounds, ChangeRange, change_columns, metadata_columns,
+    Bound, CHANGE_TYPE, COMMIT_VERSION, ChangeBounds, ChangeRange, change_columns, metadata_columns,
 };
 use crate::delta::create::TableDefinition;
 use crate::error::{Error, Result};
@@ -75,6 +75,11 @@ impl QuerySource {
         if schema.field_with_name(CHANGE_TYPE).is_err() {
             return Err(Error::invalid(
                 "the query does not return _change_type, without which an insert looks like a delete; select it, and _commit_version",
+            ));
+        }
+        if schema.field_with_name(COMMIT_VERSION).is_err() {
+            return Err(Error::invalid(
+                "the query does not return _commit_version, without which nobody knows which preimage belongs to which update; select it, too",
             ));
         }
         Ok(Self {

@@ -125,6 +125,9 @@ impl<'a> Setup<'a> {
                 .columns
                 .iter()
                 .all(|name| kept.iter().any(|field| field.name() == name));
+        if let Some(base) = target.base.as_ref().filter(|_| !held) {
+            check_left_out(sync, base, &sequence)?;
+        }
         let data_type = sequence_type(sync, target, &sequence)?;
         let layout = Arc::new(event_layout(sync, columns, &keys, data_type));
         let events = source_events(sync, state, &layout, &sequence, input.clone())?;
@@ -245,6 +248,20 @@ impl<'a> Setup<'a> {
             events,
             ..self.clone()
         })
+    }
+}
+
+/// A target that has the columns of SEQUENCE BY must get them: what it holds would be of another change than the rest of the row.
+fn check_left_out(sync: &Sync, base: &Snapshot, sequence: &Sequence) -> Result<()> {
+    let schema = base.layout().schema();
+    let has = |name: &&String| schema.field_with_name(name).is_ok();
+    match sequence.columns.iter().find(has) {
+        None => Ok(()),
+        Some(name) => Err(Error::invalid(format!(
+            "COLUMNS leaves out {name:?}, which {} has and SEQUENCE BY is made of, so what it holds would not be that of the row; keep it in \
+             COLUMNS",
+            sync.target
+        ))),
     }
 }
 
