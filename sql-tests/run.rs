@@ -8,6 +8,7 @@
 //! faults.rs   faults::…                 syncs whose process is killed, or whose store fails
 //! races.rs    races::…                  sessions that write one target at the same moment
 //! histories.rs histories::…             random changes against a model
+//! locations.rs locations::<kind>::…     files in folders, cloud stores and on SFTP servers
 //! ```
 //!
 //! Invariants: every trial has a warehouse of its own in a temporary folder, so trials run side by side; no trial writes
@@ -17,6 +18,7 @@ mod faults;
 mod golden;
 mod histories;
 mod interop;
+mod locations;
 mod races;
 mod random;
 mod readme;
@@ -44,6 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     trials.extend(faults::trials());
     trials.extend(races::trials());
     trials.extend(histories::trials());
+    trials.extend(locations::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit()
 }
 

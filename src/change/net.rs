@@ -3,7 +3,7 @@
 //! Net means at most one change per key: what happened first and what happened last decide, see [`net_changes`].
 
 use arrow::datatypes::Schema;
-use datafusion::common::ScalarValue;
+use datafusion::common::{ScalarValue, TableReference};
 use datafusion::functions_aggregate::expr_fn::bool_or;
 use datafusion::functions_aggregate::first_last::{first_value, last_value};
 use datafusion::logical_expr::conditional_expressions::CaseBuilder;
@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 /// The half of an update pair that a row of the result is: 0 the only row or the preimage, 1 the postimage.
 const SIDE: &str = "__side";
 const EFFECT: &str = "__effect";
+const CHANGE_ORDINAL: &str = "_change_ordinal";
 
 /// The net effect per key (change contract, section 2):
 ///
@@ -36,6 +37,7 @@ pub(crate) fn net_changes(
     table: &str,
     schema: &Schema,
     keys: &[String],
+    sequence: Option<&str>,
 ) -> Result<LogicalPlan> {
     if keys.is_empty() {
         return Err(Error::invalid(format!(
@@ -56,11 +58,19 @@ pub(crate) fn net_changes(
                 && ![CHANGE_TYPE, COMMIT_VERSION, COMMIT_TIMESTAMP].contains(name)
         })
         .collect();
+    // a source that numbers its changes within a version knows their order better than their kinds tell
+    let ordinal = match schema.field_with_name(CHANGE_ORDINAL) {
+        Ok(_) => ident(CHANGE_ORDINAL),
+        Err(_) => change_ordinal(),
+    };
     let order = || {
-        vec![
-            ident(COMMIT_VERSION).sort(true, false),
-            change_ordinal().sort(true, false),
-        ]
+        let sequence = sequence.map(ident);
+        let order = sequence
+            .into_iter()
+            .chain([ident(COMMIT_VERSION), ordinal.clone()]);
+        order
+            .map(|expression| expression.sort(true, true))
+            .collect()
     };
     let aggregated = aggregate(changes, keys, &values, &order)?;
     let with_effect = aggregated.project(effect_columns(keys, &values, schema)?)?;
@@ -91,21 +101,44 @@ pub(crate) fn change_ordinal() -> Expr {
     ))
 }
 
-/// Adds the columns of `metadata => 'full'`; a Delta feed knows the order within a version and that its rows are whole.
+/// Whether a column is one of those of `metadata => 'full'`.
+fn is_metadata(name: &str) -> bool {
+    metadata_columns().iter().any(|field| field.name() == name)
+}
+
+fn columns(plan: &LogicalPlan, wanted: &dyn Fn(&str) -> bool) -> Vec<Expr> {
+    let columns = plan.schema().iter();
+    let columns = columns.filter(|(_, field)| wanted(field.name()));
+    let column = |qualifier: Option<&TableReference>, name: &str| {
+        Expr::Column(datafusion::common::Column::new(qualifier.cloned(), name))
+    };
+    columns
+        .map(|(qualifier, field)| column(qualifier, field.name()))
+        .collect()
+}
+
+/// Leaves out the columns of `metadata => 'full'` where the source has them.
+pub(crate) fn without_metadata(changes: LogicalPlan) -> Result<LogicalPlan> {
+    let kept = columns(&changes, &|name| !is_metadata(name));
+    if kept.len() == changes.schema().fields().len() {
+        return Ok(changes);
+    }
+    Ok(LogicalPlanBuilder::from(changes)
+        .project(kept)?
+        .alias("table_changes")?
+        .build()?)
+}
+
+/// Adds the columns of `metadata => 'full'` where the source has not got them; a Delta feed knows the order within a version and
+/// that its rows are whole.
 pub(crate) fn with_metadata(changes: LogicalPlan) -> Result<LogicalPlan> {
-    let own: Vec<Expr> = changes
-        .schema()
-        .iter()
-        .map(|(qualifier, field)| {
-            Expr::Column(datafusion::common::Column::new(
-                qualifier.cloned(),
-                field.name(),
-            ))
-        })
-        .collect();
+    let own = columns(&changes, &|_| true);
+    if changes.schema().fields().iter().any(|field| is_metadata(field.name())) {
+        return Ok(changes);
+    }
     let added = metadata_columns().into_iter().map(|field| {
         let value = match field.name().as_str() {
-            "_change_ordinal" => change_ordinal(),
+            CHANGE_ORDINAL => change_ordinal(),
             "_key_only" => lit(false),
             _ => cast(lit(ScalarValue::Null), field.data_type().clone()),
         };
@@ -224,6 +257,10 @@ fn output(schema: &Schema, keys: &[String]) -> Result<Vec<Expr>> {
             COMMIT_VERSION => ident("__version"),
             COMMIT_TIMESTAMP => ident("__timestamp"),
             name if keys.iter().any(|key| key == name) => ident(name),
+            name if is_metadata(name) => {
+                let index: usize = values.next().unwrap_or_default();
+                ident(format!("__last_{index}"))
+            }
             _ => {
                 let index: usize = values.next().unwrap_or_default();
                 when(first.clone(), ident(format!("__first_{index}")))

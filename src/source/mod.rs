@@ -9,6 +9,7 @@
 //! and written on, has the same version numbers and another history.
 
 mod delta_feed;
+mod files;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -21,11 +22,15 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 
 pub(crate) use delta_feed::DeltaFeed;
+pub(crate) use files::{ChangeFiles, rejected_schema};
 
 use crate::change::{ChangeBounds, ChangeRange};
 use crate::delta::DeltaTable;
 use crate::delta::create::TableDefinition;
 use crate::error::Result;
+
+/// Name of the metric that counts rows which a read has set aside.
+pub(crate) const REJECTED_ROWS: &str = "rejected_rows";
 
 /// Something whose changes can be asked for by version.
 #[async_trait]
@@ -63,6 +68,27 @@ pub(crate) trait ChangeSource: Debug + Send + Sync {
     /// The columns of the declared primary key; empty where there is none.
     async fn primary_key(&self) -> Result<Vec<String>>;
 
+    /// The column that orders the changes of a key, where it is not the order in which they came.
+    fn sequence(&self) -> Option<&str> {
+        None
+    }
+
+    /// Whether two changes of a key that differ and have the same sequence are an error; otherwise the later one counts.
+    fn refuses_ties(&self) -> bool {
+        false
+    }
+
+    /// Whether rows that cannot be understood are set aside and counted in the metric [`REJECTED_ROWS`].
+    fn sets_rows_aside(&self) -> bool {
+        false
+    }
+
+    /// The columns that some rows of a range do not carry: of these `_changed_columns` names those that the row has, and for the
+    /// others NULL says nothing.
+    async fn absent_columns(&self, _: ChangeRange) -> Result<Vec<String>> {
+        Ok(vec![])
+    }
+
     /// Whether anything has changed in a range; `true` where that is not cheap to know.
     async fn has_changes(&self, range: ChangeRange) -> Result<bool> {
         Ok(!range.is_empty())
@@ -82,6 +108,16 @@ pub(crate) trait ChangeSource: Debug + Send + Sync {
 
     /// Plans the read of a version's rows as inserts of that version, in the schema of a change read.
     async fn rows(&self, version: i64, read: ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>>;
+}
+
+/// How many rows the nodes of a plan that has run have set aside.
+pub(crate) fn rejected_rows(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let own = plan
+        .metrics()
+        .and_then(|metrics| metrics.sum_by_name(REJECTED_ROWS))
+        .map_or(0, |count| count.as_usize() as u64);
+    let below = plan.children().into_iter().map(rejected_rows);
+    own + below.sum::<u64>()
 }
 
 /// The source at a location that [`ChangeSource::location`] has given, with credentials from the environment.

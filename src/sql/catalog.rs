@@ -14,6 +14,7 @@ use datafusion::datasource::MemTable;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::TableType;
 
+use super::change_files_table::ChangeFilesTable;
 use super::delta_table::DeltaTableProvider;
 use crate::delta::DeltaTable;
 use crate::error::Error;
@@ -195,7 +196,8 @@ impl WarehouseSchema {
             .remove(name);
     }
 
-    fn registered(&self, name: &str) -> Option<Arc<dyn TableProvider>> {
+    /// A view or an external table of that name.
+    pub(crate) fn registered(&self, name: &str) -> Option<Arc<dyn TableProvider>> {
         self.registered
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -225,7 +227,11 @@ impl SchemaProvider for WarehouseSchema {
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
         if let Some(table) = self.registered(name) {
-            return Ok(Some(table));
+            return match table.downcast_ref::<ChangeFilesTable>() {
+                // files may have brought columns
+                Some(files) => Ok(Some(Arc::new(files.refreshed().await?))),
+                None => Ok(Some(table)),
+            };
         }
         if !is_table(&self.table_folder(name)?) {
             self.forget(name);

@@ -32,7 +32,7 @@ pub(crate) async fn run(ctx: &SessionContext, sql: &str) -> Result<DataFrame> {
             Ok(ctx.read_batch(history(&delta_table(ctx, &table).await?, limit).await?)?)
         }
         Parsed::Sync { sync, explain } => {
-            let mut plan = LogicalPlanBuilder::from(sync_plan(ctx, *sync)?);
+            let mut plan = LogicalPlanBuilder::from(sync_plan(ctx, sync.prepared(ctx).await)?);
             if let Some(Explain { analyze, verbose }) = explain {
                 plan = plan.explain(verbose, analyze)?;
             }

@@ -1,4 +1,4 @@
-//! `CREATE EXTERNAL TABLE … STORED AS DELTA LOCATION '…'`.
+//! `CREATE EXTERNAL TABLE … STORED AS DELTA | CHANGE_FILES LOCATION '…'`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,9 +8,11 @@ use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::error::Result;
 use datafusion::logical_expr::CreateExternalTable;
 
+use super::change_files_table::ChangeFilesTable;
 use super::delta_table::DeltaTableProvider;
 use crate::delta::DeltaTable;
 use crate::error::Error;
+use crate::source::ChangeFiles;
 
 /// Opens the Delta table at a location: a folder, `s3://`, `abfss://`, `az://`, `gs://`; OPTIONS are object_store's.
 #[derive(Debug)]
@@ -39,6 +41,33 @@ impl TableProviderFactory for DeltaTableFactory {
             storage_options(&statement.options),
         )?;
         Ok(Arc::new(DeltaTableProvider::try_new(table).await?))
+    }
+}
+
+/// Opens the files with change markers at a location: a folder, `s3://`, `az://`, `abfss://`, `https://` of an Azure container,
+/// `gs://`, `sftp://`.
+#[derive(Debug)]
+pub(crate) struct ChangeFilesFactory;
+
+#[async_trait]
+impl TableProviderFactory for ChangeFilesFactory {
+    async fn create(
+        &self,
+        _: &dyn Session,
+        statement: &CreateExternalTable,
+    ) -> Result<Arc<dyn TableProvider>> {
+        let [location] = statement.locations.as_slice() else {
+            return Err(Error::invalid(format!(
+                "a table of change files has one LOCATION, {} were given; use a folder above them, and a pattern",
+                statement.locations.len()
+            ))
+            .into());
+        };
+        let declared = Arc::new(statement.schema.as_arrow().clone());
+        let name = statement.name.table();
+        let options = storage_options(&statement.options);
+        let files = ChangeFiles::try_new(name, location, &options, declared)?;
+        Ok(Arc::new(ChangeFilesTable::try_new(files).await?))
     }
 }
 

@@ -12,6 +12,7 @@
 mod arguments;
 mod blocking;
 mod catalog;
+mod change_files_table;
 mod changes_table;
 mod ddl;
 mod delta_table;

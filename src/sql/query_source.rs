@@ -184,6 +184,20 @@ impl ChangeSource for QuerySource {
         self.source.check_followable().await
     }
 
+    fn sequence(&self) -> Option<&str> {
+        let sequence = self.source.sequence()?;
+        let is_selected = self.schema.field_with_name(sequence).is_ok();
+        is_selected.then_some(sequence)
+    }
+
+    fn refuses_ties(&self) -> bool {
+        self.source.refuses_ties()
+    }
+
+    fn sets_rows_aside(&self) -> bool {
+        self.source.sets_rows_aside()
+    }
+
     async fn resolve(&self, bounds: &ChangeBounds) -> Result<ChangeRange> {
         match bounds.since {
             Bound::Version(_) => self.source.resolve(bounds).await,

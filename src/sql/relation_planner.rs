@@ -19,10 +19,11 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::arguments::{Arguments, BoundUnit, bound_of, constant, merge_bounds, micros};
 use super::blocking::block_on;
+use super::change_files_table::{ChangeFilesTable, RejectedTable, VersionsTable};
 use super::changes_table::{ChangesTable, open_bounds};
 use super::delta_table::DeltaTableProvider;
 use super::functions::bound;
-use crate::change::{Bound, net_changes, with_metadata};
+use crate::change::{Bound, net_changes, with_metadata, without_metadata};
 use crate::delta::DeltaTable;
 use crate::delta::log::{list_commits, version_at};
 use crate::error::{Error, Result};
@@ -31,6 +32,9 @@ use crate::source::{ChangeSource, DeltaFeed};
 /// The table function that `t VERSION AS OF n` is rewritten to where the grammar has no room for it.
 pub(crate) const TABLE_VERSION: &str = "table_version";
 const TABLE_CHANGES: &str = "table_changes";
+const CHANGE_VERSIONS: &str = "change_versions";
+/// What follows a table's name in that of the table of its rows that were set aside.
+const REJECTED: &str = "$rejected";
 
 /// Plans `table_changes(…)` and versions of Delta tables.
 pub(crate) struct ChangesRelationPlanner {
@@ -75,11 +79,29 @@ impl RelationPlanner for ChangesRelationPlanner {
             }
             TableFactor::Table {
                 name,
+                args: Some(arguments),
+                alias,
+                ..
+            } if is_named(name, CHANGE_VERSIONS) => {
+                (self.change_versions(&arguments.args, context)?, alias)
+            }
+            TableFactor::Table {
+                name,
                 args: None,
                 version: Some(version),
                 alias,
                 ..
             } => (self.versioned(name, version, context)?, alias),
+            TableFactor::Table {
+                name,
+                args: None,
+                version: None,
+                alias,
+                ..
+            } => match self.rejected(name, context)? {
+                Some(plan) => (plan, alias),
+                None => return Ok(RelationPlanning::Original(Box::new(relation))),
+            },
             _ => return Ok(RelationPlanning::Original(Box::new(relation))),
         };
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(
@@ -126,6 +148,7 @@ impl ChangesRelationPlanner {
         // the bounds are checked now even if nothing should be read later
         let check = (filters.is_empty()).then(|| bounds.clone());
         let asked = Arc::clone(&source);
+        let sequence = source.sequence().map(str::to_owned);
         let (schema, keys) = block_on(move || {
             let (source, check) = (Arc::clone(&asked), check.clone());
             async move {
@@ -152,9 +175,71 @@ impl ChangesRelationPlanner {
         let keys = key.unwrap_or(keys);
         let mut plan = plan.build()?;
         if net {
-            plan = net_changes(plan, &name.to_string(), &schema, &keys)?;
+            plan = net_changes(plan, &name.to_string(), &schema, &keys, sequence.as_deref())?;
         }
-        if full { with_metadata(plan) } else { Ok(plan) }
+        if full {
+            with_metadata(plan)
+        } else {
+            without_metadata(plan)
+        }
+    }
+
+    /// `change_versions(t)`.
+    fn change_versions(
+        &self,
+        arguments: &[FunctionArg],
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<LogicalPlan> {
+        let [FunctionArg::Unnamed(FunctionArgExpr::Expr(table))] = arguments else {
+            return Err(Error::invalid(
+                "change_versions takes a table: change_versions('name')",
+            ));
+        };
+        let name = table_name(table, context)?;
+        let provider = self.provider(&name, context)?;
+        let Some(table) = provider.downcast_ref::<ChangeFilesTable>() else {
+            return Err(Error::invalid(format!(
+                "change_versions lists the files of a table STORED AS CHANGE_FILES, which {name} is not; DESCRIBE HISTORY lists the versions of a \
+                 Delta table"
+            )));
+        };
+        let versions = provider_as_source(Arc::new(VersionsTable::new(table.files().clone())));
+        let plan = LogicalPlanBuilder::scan(TableReference::bare(CHANGE_VERSIONS), versions, None);
+        Ok(plan?.build()?)
+    }
+
+    /// `"t$rejected"`; `None` for any other name, and for a table that is called so.
+    fn rejected(
+        &self,
+        name: &ast::ObjectName,
+        context: &dyn RelationPlannerContext,
+    ) -> Result<Option<LogicalPlan>> {
+        let name = context.object_name_to_table_reference(name.clone())?;
+        let Some(base) = name.table().strip_suffix(REJECTED) else {
+            return Ok(None);
+        };
+        if self.provider(&name, context).is_ok() {
+            return Ok(None);
+        }
+        let base = match &name {
+            TableReference::Bare { .. } => TableReference::bare(base),
+            TableReference::Partial { schema, .. } => {
+                TableReference::partial(schema.as_ref(), base)
+            }
+            TableReference::Full {
+                catalog, schema, ..
+            } => TableReference::full(catalog.as_ref(), schema.as_ref(), base),
+        };
+        let provider = self.provider(&base, context)?;
+        let Some(table) = provider.downcast_ref::<ChangeFilesTable>() else {
+            return Err(Error::invalid(format!(
+                "{name}: rows are set aside by tables STORED AS CHANGE_FILES, which {base} is not"
+            )));
+        };
+        let rejected = provider_as_source(Arc::new(RejectedTable::new(table.files().clone())));
+        Ok(Some(
+            LogicalPlanBuilder::scan(name, rejected, None)?.build()?,
+        ))
     }
 
     /// `table_version(t, version => n)` or `(t, timestamp => …)`.
@@ -228,7 +313,11 @@ impl ChangesRelationPlanner {
         name: &TableReference,
         context: &dyn RelationPlannerContext,
     ) -> Result<Arc<dyn ChangeSource>> {
-        Ok(Arc::new(DeltaFeed::new(self.delta_table(name, context)?)))
+        let provider = self.provider(name, context)?;
+        match provider.downcast_ref::<ChangeFilesTable>() {
+            Some(table) => Ok(Arc::new(table.files().clone())),
+            None => Ok(Arc::new(DeltaFeed::new(delta_table(name, &provider)?))),
+        }
     }
 
     fn delta_table(
@@ -236,13 +325,7 @@ impl ChangesRelationPlanner {
         name: &TableReference,
         context: &dyn RelationPlannerContext,
     ) -> Result<DeltaTable> {
-        let provider = self.provider(name, context)?;
-        match provider.downcast_ref::<DeltaTableProvider>() {
-            Some(provider) => Ok(provider.table().clone()),
-            None => Err(Error::invalid(format!(
-                "{name} is not a Delta table: it has neither versions nor changes"
-            ))),
-        }
+        delta_table(name, &self.provider(name, context)?)
     }
 
     fn provider(
@@ -269,6 +352,15 @@ impl ChangesRelationPlanner {
             async move { Ok(schema.table(&table).await?) }
         })?;
         found.ok_or_else(not_found)
+    }
+}
+
+fn delta_table(name: &TableReference, provider: &Arc<dyn TableProvider>) -> Result<DeltaTable> {
+    match provider.downcast_ref::<DeltaTableProvider>() {
+        Some(provider) => Ok(provider.table().clone()),
+        None => Err(Error::invalid(format!(
+            "{name} is not a Delta table: it has neither versions nor changes"
+        ))),
     }
 }
 

@@ -13,7 +13,7 @@ use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use super::catalog::{DEFAULT_SCHEMA, WarehouseCatalog};
 use super::ddl;
 use super::dml_rule::DmlRule;
-use super::factory::DeltaTableFactory;
+use super::factory::{ChangeFilesFactory, DeltaTableFactory};
 use super::functions::TableChangesFunction;
 use super::relation_planner::ChangesRelationPlanner;
 
@@ -24,7 +24,7 @@ const CATALOG: &str = "alluvial";
 #[async_trait]
 pub trait SessionContextExt {
     /// Teaches the session Delta tables and change reads. Afterwards plain `ctx.sql()` knows `table_changes(…)`, MERGE, UPDATE and
-    /// DELETE on Delta tables, and `CREATE EXTERNAL TABLE … STORED AS DELTA`. Calling it again changes nothing.
+    /// DELETE on Delta tables, and `CREATE EXTERNAL TABLE … STORED AS DELTA` and `STORED AS CHANGE_FILES`. Calling it again changes nothing.
     ///
     /// # Errors
     /// When the session refuses a registration.
@@ -67,10 +67,10 @@ impl SessionContextExt for SessionContext {
         self.register_relation_planner(Arc::new(ChangesRelationPlanner::new(catalogs)))?;
         self.add_analyzer_rule(Arc::new(DmlRule));
         self.register_udtf("table_changes", Arc::new(TableChangesFunction));
-        state
-            .write()
-            .table_factories_mut()
-            .insert("DELTA".into(), Arc::new(DeltaTableFactory));
+        let mut state = state.write();
+        let factories = state.table_factories_mut();
+        factories.insert("DELTA".into(), Arc::new(DeltaTableFactory));
+        factories.insert("CHANGE_FILES".into(), Arc::new(ChangeFilesFactory));
         Ok(())
     }
 

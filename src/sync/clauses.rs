@@ -3,12 +3,15 @@
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::functions::core::expr_fn::coalesce;
+use datafusion::functions::string::expr_fn::{concat, concat_ws};
+use datafusion::functions_nested::expr_fn::array_has;
 use datafusion::logical_expr::dml::{MergeIntoAction, MergeIntoClause, MergeIntoClauseKind};
 use datafusion::logical_expr::{Expr, cast, lit, when};
 
 use super::columns::{END_AT, START_AT};
-use super::event::{END, OP, Op, SEQUENCE};
+use super::event::{END, LACKING, OP, Op, SEQUENCE};
 use super::setup::Setup;
+use super::tie::no_tie;
 use crate::change::distinct;
 use crate::error::Result;
 
@@ -30,12 +33,17 @@ impl MergeClauses {
         let in_time = held
             .clone()
             .map(|held| held.clone().is_null().or(of_source(SEQUENCE).gt_eq(held)));
+        let tie = match held.clone().filter(|_| setup.layout.refuses_ties) {
+            Some(held) => Some(tie(setup, held)?),
+            None => None,
+        };
         // rows up to that moment are gone, so nothing of them is kept either
         let emptied = truncated.map(|truncated| match held {
             Some(held) => held.clone().is_null().or(held.lt_eq(lit(truncated))),
             None => lit(true),
         });
-        let mut clauses = row_clauses(setup, in_time, None, emptied.as_ref())?;
+        let mut clauses: Vec<MergeIntoClause> = tie.into_iter().collect();
+        clauses.extend(row_clauses(setup, in_time, None, emptied.as_ref())?);
         if let Some(older) = emptied {
             clauses.push(MergeIntoClause {
                 kind: MergeIntoClauseKind::NotMatchedBySource,
@@ -51,11 +59,7 @@ impl MergeClauses {
 
     /// All rows of the source: what is equal stays untouched.
     pub(super) fn compare(setup: &Setup<'_>) -> Result<Self> {
-        let differs = values(setup, None)?.into_iter().zip(value_types(setup));
-        let differs =
-            differs.map(|((name, value), data_type)| distinct(of_target(&name), value, &data_type));
-        let differs = differs.reduce(Expr::or).unwrap_or_else(|| lit(false));
-        let mut clauses = row_clauses(setup, None, Some(differs), None)?;
+        let mut clauses = row_clauses(setup, None, Some(differs(setup)?), None)?;
         clauses.push(MergeIntoClause {
             kind: MergeIntoClauseKind::NotMatchedBySource,
             predicate: None,
@@ -110,6 +114,30 @@ impl MergeClauses {
     }
 }
 
+/// Whether an update would change any value.
+fn differs(setup: &Setup<'_>) -> Result<Expr> {
+    let differs = values(setup, None)?.into_iter().zip(value_types(setup));
+    let differs =
+        differs.map(|((name, value), data_type)| distinct(of_target(&name), value, &data_type));
+    Ok(differs.reduce(Expr::or).unwrap_or_else(|| lit(false)))
+}
+
+/// A clause that no row may come to: a change that differs from the row there is, with the sequence that it `held`.
+fn tie(setup: &Setup<'_>, held: Expr) -> Result<MergeIntoClause> {
+    let same = of_source(SEQUENCE).eq(held);
+    let changed = is_delete().or(is_write().and(differs(setup)?));
+    let keys = setup.keys.iter().map(|key| {
+        let value = cast(of_source(key), arrow::datatypes::DataType::Utf8);
+        concat(vec![lit(format!("{key}: ")), value])
+    });
+    let key = concat_ws(lit(", "), keys.collect());
+    Ok(clause(
+        MergeIntoClauseKind::Matched,
+        no_tie(same.and(changed), key),
+        MergeIntoAction::Delete,
+    ))
+}
+
 /// Delete, update and insert, for rows that are `in_time` and differ.
 fn row_clauses(
     setup: &Setup<'_>,
@@ -148,6 +176,12 @@ fn values(setup: &Setup<'_>, emptied: Option<&Expr>) -> Result<Vec<(String, Expr
     let columns = layout.columns.iter().enumerate();
     let value = |(index, field): (usize, &arrow::datatypes::FieldRef)| {
         let (name, new) = (field.name(), of_source(field.name()));
+        let new = if layout.may_lack[index] {
+            let lacking = array_has(of_source(LACKING), lit(name.as_str()));
+            when(lacking.is_true(), of_target(name)).otherwise(new)?
+        } else {
+            new
+        };
         let value = if layout.ignore_null[index] {
             let kept = coalesce(vec![new.clone(), of_target(name)]);
             let anew = of_source(OP).eq(Op::Replace.literal());

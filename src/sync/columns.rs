@@ -15,6 +15,15 @@ pub(super) const START_AT: &str = "__START_AT";
 /// Up to when, that moment not included; NULL for the row that is valid now.
 pub(super) const END_AT: &str = "__END_AT";
 
+/// What is particular about the changes of a source.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SourceNature {
+    /// Columns that some of them do not carry.
+    pub absent: Vec<String>,
+    /// Whether two that differ may not have the same sequence.
+    pub refuses_ties: bool,
+}
+
 /// The source's own columns that the statement keeps.
 ///
 /// # Errors
@@ -215,6 +224,7 @@ pub(super) fn event_layout(
     columns: Vec<FieldRef>,
     keys: &[String],
     sequence: DataType,
+    nature: &SourceNature,
 ) -> EventLayout {
     let position = |key: &String| columns.iter().position(|field| field.name() == key);
     let keys: Vec<usize> = keys.iter().filter_map(position).collect();
@@ -240,6 +250,8 @@ pub(super) fn event_layout(
     };
     EventLayout {
         ignore_null: of_columns(&ignores),
+        may_lack: of_columns(&|_, name| nature.absent.iter().any(|absent| absent == name)),
+        refuses_ties: nature.refuses_ties && sync.sequence_by.is_some(),
         tracked: of_columns(&tracks),
         checked: true,
         keys,

@@ -17,6 +17,12 @@ pub(super) const VERSION: &str = "__alluvial_version";
 /// The order within that version (Int64).
 pub(super) const ORDINAL: &str = "__alluvial_ordinal";
 
+/// Which of the source's columns the change carries, where it does not carry all (List of Utf8; NULL for all). It stands only
+/// where there are such changes, and in what is made of events as [`LACKING`].
+pub(super) const CARRIED: &str = "__alluvial_carried";
+/// Of which columns a resolved change says nothing (List of Utf8; NULL for none).
+pub(super) const LACKING: &str = "__alluvial_lacking";
+
 /// What a change does to the row of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i8)]
@@ -77,10 +83,14 @@ pub(super) struct EventLayout {
     pub keys: Vec<usize>,
     /// Which of them keep their value where a change has NULL.
     pub ignore_null: Vec<bool>,
+    /// Which of them some change may not carry: absent is not NULL.
+    pub may_lack: Vec<bool>,
     /// Which of them begin a new row of a history.
     pub tracked: Vec<bool>,
     /// Whether events that cannot be applied are errors; otherwise somebody else finds them.
     pub checked: bool,
+    /// Whether two changes of a key that differ may not have the same sequence, wherever they come from.
+    pub refuses_ties: bool,
     /// The type of [`SEQUENCE`] and [`END`].
     pub sequence: DataType,
 }
@@ -116,6 +126,22 @@ impl EventLayout {
         self.width() + 4
     }
 
+    /// Position of [`CARRIED`], where it stands.
+    pub(super) fn carried(&self) -> Option<usize> {
+        self.may_lack.contains(&true).then(|| self.width() + 5)
+    }
+
+    /// [`CARRIED`] of events that carry all columns, where it stands.
+    pub(super) fn carries_all(&self) -> datafusion::error::Result<Option<Expr>> {
+        let null = ScalarValue::try_from(&Self::names_type())?;
+        Ok(self.carried().map(|_| lit(null).alias(CARRIED)))
+    }
+
+    /// The type of [`CARRIED`] and [`LACKING`].
+    pub(super) fn names_type() -> DataType {
+        DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)))
+    }
+
     /// The names of the key's columns.
     pub(super) fn key_names(&self) -> Vec<&str> {
         self.keys
@@ -124,12 +150,15 @@ impl EventLayout {
             .collect()
     }
 
-    /// The schema of what an operator makes of events: the columns, the op, then `more`.
+    /// The schema of what an operator makes of events: the columns, the op, then `more`, then [`LACKING`] where it may be.
     pub(super) fn output(&self, more: Vec<Field>) -> Arc<Schema> {
         let nullable = |field: &FieldRef| field.as_ref().clone().with_nullable(true);
         let mut fields: Vec<Field> = self.columns.iter().map(nullable).collect();
         fields.push(Field::new(OP, DataType::Int8, false));
         fields.extend(more);
+        if self.carried().is_some() {
+            fields.push(Field::new(LACKING, Self::names_type(), true));
+        }
         Arc::new(Schema::new(fields))
     }
 }

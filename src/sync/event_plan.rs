@@ -14,7 +14,7 @@ use datafusion::logical_expr::{
 };
 
 use super::columns::{END_AT, START_AT};
-use super::event::{END, EventLayout, OP, ORDINAL, Op, SEQUENCE, VERSION};
+use super::event::{CARRIED, END, EventLayout, OP, ORDINAL, Op, SEQUENCE, VERSION};
 use super::relation::VersionRelation;
 use super::spec::Sync;
 use crate::change::{CHANGE_TYPE, COMMIT_VERSION, ChangeType};
@@ -22,6 +22,7 @@ use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
 
 const CHANGE_ORDINAL: &str = "_change_ordinal";
+const CHANGED_COLUMNS: &str = "_changed_columns";
 
 /// What orders the changes of a key: SEQUENCE BY, or the version.
 #[derive(Debug, Clone)]
@@ -166,6 +167,10 @@ pub(super) fn source_events(
         version.alias(VERSION),
         ordinal.alias(ORDINAL),
     ]);
+    events.extend(match column(&schema, CHANGED_COLUMNS) {
+        Some(carried) if layout.carried().is_some() => Some(carried.alias(CARRIED)),
+        _ => layout.carries_all()?,
+    });
     Ok(LogicalPlanBuilder::from(input).project(events)?.build()?)
 }
 
@@ -316,6 +321,7 @@ fn history_events(
         version.alias(VERSION),
         lit(0_i64).alias(ORDINAL),
     ]);
+    columns.extend(layout.carries_all()?);
     Ok(rows.project(columns)?.build()?)
 }
 

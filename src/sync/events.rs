@@ -1,6 +1,6 @@
 //! One key's changes, in order, and what is wrong with them.
 
-use arrow::array::{Array, AsArray, Int8Array, Int64Array, RecordBatch};
+use arrow::array::{Array, AsArray, Int8Array, Int64Array, ListArray, RecordBatch};
 use arrow::datatypes::{Int8Type, Int64Type};
 use arrow::row::{RowConverter, Rows, SortField};
 use arrow::util::display::array_value_to_string;
@@ -16,6 +16,7 @@ pub(super) struct Events<'a> {
     versions: &'a Int64Array,
     ordinals: &'a Int64Array,
     sequences: Rows,
+    carried: Option<&'a ListArray>,
 }
 
 impl<'a> Events<'a> {
@@ -30,12 +31,46 @@ impl<'a> Events<'a> {
             versions: batch.column(layout.version()).as_primitive::<Int64Type>(),
             ordinals: batch.column(layout.ordinal()).as_primitive::<Int64Type>(),
             sequences: converter.convert_columns(std::slice::from_ref(sequence))?,
+            carried: layout
+                .carried()
+                .map(|index| batch.column(index).as_list::<i32>()),
         })
     }
 
     /// What a row does.
     pub(super) fn op(&self, row: usize) -> Op {
         Op::of(self.ops.value(row))
+    }
+
+    /// Whether a row says anything of a column.
+    pub(super) fn carries(&self, row: usize, column: usize) -> bool {
+        let Some(carried) = self.carried.filter(|carried| carried.is_valid(row)) else {
+            return true;
+        };
+        let names = carried.value(row);
+        let name = self.layout.columns[column].name().as_str();
+        names
+            .as_string::<i32>()
+            .iter()
+            .any(|carried| carried == Some(name))
+    }
+
+    /// Makes sure that no two of `changes`, in order of sequence, differ and have the same one.
+    ///
+    /// # Errors
+    /// For the first such pair, where the source calls them an error.
+    pub(super) fn check_ties(&self, changes: &[usize]) -> Result<()> {
+        if !self.layout.refuses_ties {
+            return Ok(());
+        }
+        for pair in changes.windows(2) {
+            let (left, right) = (pair[0], pair[1]);
+            let known = self.op(left).is_remembered() || self.op(right).is_remembered();
+            if !known && self.sequence(left) == self.sequence(right) {
+                self.check_same(left, right)?;
+            }
+        }
+        Ok(())
     }
 
     /// What orders a row; later ones are greater.
@@ -145,11 +180,16 @@ impl<'a> Events<'a> {
         };
         Err(Error::invalid(format!(
             "AMBIGUOUS_CHANGES: two different changes of one key have the same place in the order: {}({}) and {}({}); \
-             order them with a SEQUENCE BY that tells them apart, or correct the source and begin anew (DROP SYNC)",
+             order them with a SEQUENCE BY that tells them apart, {}or correct the source and begin anew (DROP SYNC)",
             word(left),
             self.describe(left),
             word(right),
-            self.describe(right)
+            self.describe(right),
+            if self.layout.refuses_ties {
+                "let the later one count with the option on_tie 'last', "
+            } else {
+                ""
+            }
         )))
     }
 

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int8Array, RecordBatch, UInt32Array};
-use arrow::compute::take;
+use arrow::array::{
+    Array, ArrayRef, Int8Array, ListBuilder, RecordBatch, StringBuilder, UInt32Array,
+};
+use arrow::compute::{cast, take};
 use arrow::datatypes::SchemaRef;
 
 use super::event::{EventLayout, Op};
@@ -27,6 +29,7 @@ pub(super) fn resolve(
         changed_keys += usize::from(changes.iter().any(is_change));
         // stable: changes of the same sequence stay in the order of versions
         changes.sort_by(|left, right| events.sequence(*left).cmp(&events.sequence(*right)));
+        events.check_ties(&changes)?;
         winners.add(&events, &changes)?;
     }
     let is_delete = |op: &&i8| Op::of(**op) == Op::Delete;
@@ -43,21 +46,22 @@ struct Winners<'a> {
     layout: &'a EventLayout,
     ops: Vec<i8>,
     rows: Vec<u32>,
-    /// For each column in which NULL does not count, the row of its value.
+    /// For each column of which a change may say nothing, as NULL does where it does not count, the row of its value.
     filled: Vec<Option<Vec<u32>>>,
+    /// For each winner, the columns of which no change says anything.
+    lacking: Option<Vec<Vec<usize>>>,
 }
 
 impl<'a> Winners<'a> {
     fn new(layout: &'a EventLayout) -> Self {
-        let filled = layout
-            .ignore_null
-            .iter()
-            .map(|ignore| ignore.then(Vec::new));
+        let silent = layout.ignore_null.iter().zip(&layout.may_lack);
+        let filled = silent.map(|(ignores, lacks)| (*ignores || *lacks).then(Vec::new));
         Self {
             layout,
             ops: vec![],
             rows: vec![],
             filled: filled.collect(),
+            lacking: layout.carried().map(|_| Vec::new()),
         }
     }
 
@@ -78,17 +82,28 @@ impl<'a> Winners<'a> {
         let since = &before[removed.map_or(0, |index| index + 1)..];
         self.ops.push(op as i8);
         self.rows.push(index(*winner)?);
+        let mut lacking = Vec::new();
         for (column, filled) in self.filled.iter_mut().enumerate() {
             if let Some(filled) = filled {
                 let values = events.batch.column(column);
-                let given = |row: &&usize| values.is_valid(**row) && events.op(**row) == Op::Upsert;
-                let found = if values.is_null(*winner) {
-                    since.iter().rev().find(given).unwrap_or(winner)
-                } else {
-                    winner
+                let ignores = self.layout.ignore_null[column];
+                let says = |row: usize| {
+                    events.carries(row, column) && (values.is_valid(row) || !ignores)
                 };
-                filled.push(index(*found)?);
+                let given = |row: &&usize| events.op(**row) == Op::Upsert && says(**row);
+                let found = if says(*winner) {
+                    Some(winner)
+                } else {
+                    since.iter().rev().find(given)
+                };
+                filled.push(index(*found.unwrap_or(winner))?);
+                if op == Op::Upsert && found.is_none() && !events.carries(*winner, column) {
+                    lacking.push(column);
+                }
             }
+        }
+        if let Some(all) = &mut self.lacking {
+            all.push(lacking);
         }
         Ok(())
     }
@@ -105,8 +120,23 @@ impl<'a> Winners<'a> {
         }
         columns.push(Arc::new(Int8Array::from(self.ops)));
         columns.push(take(batch.column(self.layout.sequence()), &rows, None)?);
+        if let Some(lacking) = &self.lacking {
+            columns.push(names(self.layout, lacking)?);
+        }
         Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
     }
+}
+
+/// The names of these columns; NULL where there are none.
+pub(super) fn names(layout: &EventLayout, columns: &[Vec<usize>]) -> Result<ArrayRef> {
+    let mut names = ListBuilder::new(StringBuilder::new());
+    for columns in columns {
+        for column in columns {
+            names.values().append_value(layout.columns[*column].name());
+        }
+        names.append(!columns.is_empty());
+    }
+    Ok(cast(&names.finish(), &EventLayout::names_type())?)
 }
 
 /// A row number as Arrow takes it.

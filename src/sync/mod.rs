@@ -16,6 +16,7 @@
 mod apply;
 mod clauses;
 mod columns;
+mod current_rows;
 mod event;
 mod event_plan;
 mod events;
@@ -34,6 +35,7 @@ mod setup;
 mod spec;
 mod step;
 mod sync_exec;
+mod tie;
 mod timeline;
 mod unique_exec;
 
@@ -42,6 +44,7 @@ use std::sync::Arc;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
 
+pub(crate) use current_rows::CurrentRows;
 pub(crate) use list::{drop_sync, show_syncs};
 pub use report::{SyncMode, SyncReport};
 pub(crate) use session::SyncSession;
@@ -60,9 +63,19 @@ impl Sync {
         Ok(Arc::new(SyncExec::plan(Arc::new(self.clone()), ctx).await?))
     }
 
+    /// The same with what depends on its source settled: whether the report counts rows that are set aside.
+    pub(crate) async fn prepared(mut self, session: &impl SyncSession) -> Self {
+        if self.statement == Statement::Sync
+            && let Ok(source) = session.sync_source(&self.source).await
+        {
+            self.counts_rejected = source.sets_rows_aside();
+        }
+        self
+    }
+
     /// The columns of the report.
     pub(crate) fn report_schema(&self) -> arrow::datatypes::SchemaRef {
-        SyncReport::schema(self.dry_run)
+        SyncReport::schema(self.dry_run, self.counts_rejected)
     }
 
     /// Runs it in a session that knows its tables, and says what was done.
@@ -71,7 +84,8 @@ impl Sync {
     /// When the statement does not fit its tables, there is no way on from the recorded position, or a store fails. The target is
     /// as it was then, and the run may be repeated.
     pub async fn run(&self, ctx: &SessionContext) -> Result<SyncReport> {
-        let plan = Box::pin(self.physical_plan(ctx)).await?;
+        let prepared = Box::pin(self.clone().prepared(ctx)).await;
+        let plan = Box::pin(prepared.physical_plan(ctx)).await?;
         SyncReport::decode(&collect(plan, ctx.task_ctx()).await?)
     }
 }

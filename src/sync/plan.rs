@@ -18,6 +18,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 
 use super::apply::{Fill, apply_changes, compare, fill};
+use super::columns::SourceNature;
 use super::position::{Position, Registration};
 use super::relation::{Read, SourceRelation};
 use super::remembering::Remembering;
@@ -77,6 +78,24 @@ impl<S: SyncSession> Planner<'_, S> {
 
     async fn sync(&self, target: Target) -> Result<Step> {
         let source = self.session.sync_source(&self.sync.source).await?;
+        let Some(sequence) = source.sequence().filter(|_| self.sync.sequence_by.is_none()) else {
+            return self.sync_with(target, source).await;
+        };
+        // what the source says of itself holds unless the statement says otherwise
+        let sync = Sync {
+            sequence_by: Some(format!("\"{}\"", sequence.replace('"', "\"\""))),
+            ..self.sync.clone()
+        };
+        let planner = Planner {
+            sync: &sync,
+            session: self.session,
+            state: Arc::clone(&self.state),
+            repeated_keys: self.repeated_keys,
+        };
+        planner.sync_with(target, source).await
+    }
+
+    async fn sync_with(&self, target: Target, source: Arc<dyn ChangeSource>) -> Result<Step> {
         if source.location() == target.table.location().as_str() {
             return Err(Error::invalid(format!(
                 "{} is source and target at once; a table cannot be kept equal to itself",
@@ -272,7 +291,8 @@ impl<S: SyncSession> Planner<'_, S> {
         let read = Read::Changes(range);
         let (input, relation) = self.input(source, read, range.until()).await?;
         let keys = self.keys(source.as_ref()).await?;
-        let setup = Setup::try_new(self.sync, &self.state, target, input, keys)?;
+        let nature = nature(source.as_ref(), range).await?;
+        let setup = Setup::try_new(self.sync, &self.state, target, input, keys, &nature)?;
         let remembering = Remembering::load(&setup, target, false).await?;
         let mut work = apply_changes(&setup, target, remembering, None, None).await?;
         let mut step = self.up_to_date(target, &range);
@@ -379,7 +399,8 @@ impl<S: SyncSession> Planner<'_, S> {
         };
         let (input, _) = self.input(source, read, version).await?;
         let keys = self.keys(source.as_ref()).await?;
-        let setup = Setup::try_new(self.sync, &self.state, target, input, keys)?;
+        let nature = nature(source.as_ref(), range).await?;
+        let setup = Setup::try_new(self.sync, &self.state, target, input, keys, &nature)?;
         let property = registration.property(&self.sync.name)?;
         let alone = target.other_syncs(&self.sync.name).is_empty();
         let work = if target.is_empty().await? {
@@ -430,6 +451,7 @@ impl<S: SyncSession> Planner<'_, S> {
             &target,
             input,
             self.sync.keys.clone(),
+            &SourceNature::default(),
         )?;
         let remembering = Remembering::load(&setup, &target, false).await?;
         let known = remembering.truncated().cloned();
@@ -509,4 +531,11 @@ impl<S: SyncSession> Planner<'_, S> {
         }
         Ok(declared)
     }
+}
+
+async fn nature(source: &dyn ChangeSource, range: ChangeRange) -> Result<SourceNature> {
+    Ok(SourceNature {
+        absent: source.absent_columns(range).await?,
+        refuses_ties: source.refuses_ties(),
+    })
 }

@@ -210,6 +210,7 @@ impl Remembered {
             lit(-2_i64).alias(VERSION),
             lit(0_i64).alias(ORDINAL),
         ]);
+        columns.extend(layout.carries_all()?);
         Ok(Some(scan.project(columns)?.build()?))
     }
 
@@ -225,6 +226,8 @@ impl Remembered {
             keys: (0..layout.keys.len()).collect(),
             ignore_null: vec![false; columns.len()],
             tracked: vec![false; columns.len()],
+            may_lack: vec![false; columns.len()],
+            refuses_ties: false,
             // what is wrong with the rows their own plan finds out
             checked: false,
             sequence: layout.sequence.clone(),

@@ -58,6 +58,8 @@ pub struct SyncReport {
     /// Keys with changes that changed nothing: a delete of a key that is not there, a change that is older than what the target
     /// holds, an update to the same values.
     pub rows_ignored: u64,
+    /// Rows that the source has set aside because they cannot be understood; absent for a source that sets none aside.
+    pub rows_rejected: Option<u64>,
     /// The target's version afterwards; absent only in a dry run that would create it.
     pub target_version: Option<i64>,
     /// Files of the target with rows that would change; in a dry run only.
@@ -77,6 +79,7 @@ impl SyncReport {
             rows_updated: 0,
             rows_deleted: 0,
             rows_ignored: 0,
+            rows_rejected: None,
             target_version: target,
             target_files: None,
             duration: Duration::ZERO,
@@ -91,7 +94,7 @@ impl SyncReport {
     }
 
     /// The columns of [`Self::encode`].
-    pub(super) fn schema(dry_run: bool) -> SchemaRef {
+    pub(super) fn schema(dry_run: bool, counts_rejected: bool) -> SchemaRef {
         let number = |name: &str| Field::new(name, DataType::Int64, true);
         let mut fields = vec![Field::new("mode", DataType::Utf8, false)];
         fields.extend(
@@ -102,10 +105,13 @@ impl SyncReport {
                 "rows_updated",
                 "rows_deleted",
                 "rows_ignored",
-                "target_version",
             ]
             .map(number),
         );
+        if counts_rejected {
+            fields.push(number("rows_rejected"));
+        }
+        fields.push(number("target_version"));
         if dry_run {
             fields.push(number("target_files"));
         }
@@ -125,13 +131,17 @@ impl SyncReport {
             count(self.rows_updated),
             count(self.rows_deleted),
             count(self.rows_ignored),
-            number(self.target_version),
         ];
+        columns.extend(self.rows_rejected.map(count));
+        columns.push(number(self.target_version));
         if dry_run {
             columns.push(count(self.target_files.unwrap_or(0)));
         }
         columns.push(number(i64::try_from(self.duration.as_millis()).ok()));
-        Ok(RecordBatch::try_new(Self::schema(dry_run), columns)?)
+        Ok(RecordBatch::try_new(
+            Self::schema(dry_run, self.rows_rejected.is_some()),
+            columns,
+        )?)
     }
 
     /// Reads the row back.
@@ -160,6 +170,7 @@ impl SyncReport {
             rows_updated: count("rows_updated").unwrap_or(0),
             rows_deleted: count("rows_deleted").unwrap_or(0),
             rows_ignored: count("rows_ignored").unwrap_or(0),
+            rows_rejected: count("rows_rejected"),
             target_version: number("target_version"),
             target_files: count("target_files"),
             duration: Duration::from_millis(count("duration_ms").unwrap_or(0)),

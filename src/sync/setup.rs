@@ -12,7 +12,7 @@ use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit, when};
 
 use super::columns::{
-    START_AT, check_history_columns, check_storage, event_layout, kept_columns, target_columns,
+    START_AT, SourceNature, check_history_columns, check_storage, event_layout, kept_columns, target_columns,
 };
 use super::event::{EventLayout, OP, Op, SEQUENCE};
 use super::event_plan::{Sequence, parse_condition, source_events};
@@ -89,6 +89,7 @@ impl<'a> Setup<'a> {
         target: &Target,
         input: LogicalPlan,
         keys: Vec<String>,
+        nature: &SourceNature,
     ) -> Result<Self> {
         let mut kept = kept_columns(sync, input.schema().as_arrow(), &keys)?;
         check_history_columns(sync, &kept)?;
@@ -129,7 +130,7 @@ impl<'a> Setup<'a> {
             check_left_out(sync, base, &sequence)?;
         }
         let data_type = sequence_type(sync, target, &sequence)?;
-        let layout = Arc::new(event_layout(sync, columns, &keys, data_type));
+        let layout = Arc::new(event_layout(sync, columns, &keys, data_type, nature));
         let events = source_events(sync, state, &layout, &sequence, input.clone())?;
         Ok(Self {
             sync,

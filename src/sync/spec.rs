@@ -138,6 +138,8 @@ pub struct Sync {
     /// Whether the name was given.
     pub(crate) is_named: bool,
     pub(crate) dry_run: bool,
+    /// Whether the report counts rows that the source has set aside.
+    pub(crate) counts_rejected: bool,
 }
 
 impl Sync {
@@ -372,6 +374,7 @@ impl SyncBuilder {
             name,
             is_named,
             dry_run: self.dry_run,
+            counts_rejected: false,
         })
     }
 }

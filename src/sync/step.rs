@@ -16,6 +16,7 @@ use crate::delta::snapshot::Snapshot;
 use crate::delta::transaction::checkpoint_if_due;
 use crate::error::{Error, Result};
 use crate::merge::{CommitExec, RowCounts};
+use crate::source::rejected_rows;
 
 /// One attempt at a sync.
 #[derive(Debug)]
@@ -76,6 +77,7 @@ impl Step {
                 report.count(committed.rows);
                 rows = committed.rows;
             }
+            report.rows_rejected = Some(rejected_rows(plan));
             if self.mode == SyncMode::Incremental {
                 report.rows_ignored = ignored_keys(plan, &rows);
             }

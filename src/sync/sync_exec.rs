@@ -68,7 +68,7 @@ impl SyncExec {
         commit: Option<Arc<dyn ExecutionPlan>>,
     ) -> Self {
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(SyncReport::schema(sync.dry_run)),
+            EquivalenceProperties::new(SyncReport::schema(sync.dry_run, sync.counts_rejected)),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Final,
             Boundedness::Bounded,
@@ -214,6 +214,8 @@ impl Run {
             let failure = match self.attempt().await {
                 Ok(Some(mut report)) => {
                     report.duration = started.elapsed();
+                    let counted = report.rows_rejected.unwrap_or(0);
+                    report.rows_rejected = self.sync.counts_rejected.then_some(counted);
                     return Ok((self.step, report));
                 }
                 Ok(None) => None,

@@ -250,8 +250,9 @@ impl Key<'_> {
         let source = |column: usize| match before {
             Some(before)
                 if is_new
-                    && self.layout.ignore_null[column]
-                    && self.events.batch.column(column).is_null(row) =>
+                    && (!self.events.carries(row, column)
+                        || (self.layout.ignore_null[column]
+                            && self.events.batch.column(column).is_null(row))) =>
             {
                 before[column]
             }

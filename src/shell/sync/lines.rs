@@ -103,6 +103,7 @@ struct Success<'a> {
     rows_updated: u64,
     rows_deleted: u64,
     rows_ignored: u64,
+    rows_rejected: u64,
     target_version: Option<i64>,
     duration_ms: u64,
 }
@@ -120,6 +121,7 @@ impl<'a> Success<'a> {
             rows_updated: report.rows_updated,
             rows_deleted: report.rows_deleted,
             rows_ignored: report.rows_ignored,
+            rows_rejected: report.rows_rejected.unwrap_or(0),
             target_version: report.target_version,
             duration_ms: millis(report.duration),
         }
@@ -149,6 +151,9 @@ fn success_text(now: DateTime<Utc>, label: &Label, report: &SyncReport) -> Strin
         report.rows_deleted,
         report.rows_ignored,
     );
+    if let Some(rejected) = report.rows_rejected {
+        text += &format!(", {rejected} rejected");
+    }
     if let Some(version) = report.target_version {
         text += &format!(", version {version}");
     }
@@ -219,6 +224,7 @@ mod tests {
             rows_updated: 2,
             rows_deleted: 1,
             rows_ignored: 0,
+            rows_rejected: None,
             target_version: Some(17),
             target_files: None,
             duration: Duration::from_millis(43),
@@ -262,7 +268,7 @@ mod tests {
         let text = serde_json::to_string(&Success::new(now(), &label(), &report)).unwrap();
         assert_eq!(
             text,
-            r#"{"time":"2026-11-21T10:00:00.500Z","name":"crm","target":"customers","mode":"full","source_version_from":null,"source_version_to":52,"rows_inserted":3,"rows_updated":2,"rows_deleted":1,"rows_ignored":0,"target_version":17,"duration_ms":43}"#
+            r#"{"time":"2026-11-21T10:00:00.500Z","name":"crm","target":"customers","mode":"full","source_version_from":null,"source_version_to":52,"rows_inserted":3,"rows_updated":2,"rows_deleted":1,"rows_ignored":0,"rows_rejected":0,"target_version":17,"duration_ms":43}"#
         );
     }
 }

@@ -157,7 +157,7 @@ impl Label {
 
 const LABELS: [&str; 2] = ["sync", "target"];
 
-const ACTIONS: [&str; 4] = ["inserted", "updated", "deleted", "ignored"];
+const ACTIONS: [&str; 5] = ["inserted", "updated", "deleted", "ignored", "rejected"];
 
 fn rows(report: &SyncReport) -> impl Iterator<Item = (&'static str, u64)> {
     let counts = [
@@ -165,6 +165,7 @@ fn rows(report: &SyncReport) -> impl Iterator<Item = (&'static str, u64)> {
         report.rows_updated,
         report.rows_deleted,
         report.rows_ignored,
+        report.rows_rejected.unwrap_or(0),
     ];
     ACTIONS.into_iter().zip(counts)
 }
@@ -228,6 +229,7 @@ mod tests {
             rows_updated: 2,
             rows_deleted: 1,
             rows_ignored: 0,
+            rows_rejected: None,
             target_version: Some(17),
             target_files: None,
             duration: Duration::from_millis(43),

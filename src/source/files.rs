@@ -1,0 +1,530 @@
+//! Files with change markers that land in a folder or a bucket (change contract, section 4).
+//!
+//! ```text
+//!  location ── Discovery ──> Ledger: file -> version, for ever ──> ChangeRange ── FileScan ──> MarkExec / TextExec
+//!                 └ Inspector: the columns of new files                                         _change_type, _commit_version, …
+//! ```
+//!
+//! Version 0 is the empty source; each file that is found is one version more. What a version stands for never changes, so the
+//! same range is always the same rows; where its file is gone or has been replaced, reading it is an error.
+
+mod discovery;
+mod fit;
+mod guarded_store;
+mod inspect;
+mod ledger;
+mod location;
+mod mark;
+mod mark_exec;
+mod options;
+mod reader;
+mod rejected;
+mod scan;
+mod set_aside;
+mod sftp;
+mod shape;
+mod text_exec;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::Session;
+use datafusion::physical_plan::ExecutionPlan;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::ObjectStoreExt;
+use tokio::sync::OnceCell;
+
+use self::discovery::{Discovered, Discovery, below};
+use self::guarded_store::is_unchanged;
+use self::inspect::Inspector;
+use self::ledger::{FileVersion, Ledger, LedgerFolder};
+use self::location::Location;
+use self::mark_exec::Wanted;
+use self::options::{FileOptions, OnInvalid, OnMissing, OnNull, OnTie};
+use self::scan::{FileScan, ScannedFile};
+use self::shape::{Shape, find, held_columns};
+use super::{ChangeRead, ChangeSource};
+use crate::change::{
+    Bound, ChangeBounds, ChangeRange, VersionClock, change_schema, metadata_columns,
+};
+use crate::delta::create::TableDefinition;
+use crate::error::{Error, Result};
+
+pub(crate) use rejected::rejected_schema;
+
+/// How many files are looked for at once.
+const CONCURRENT_HEADS: usize = 64;
+
+/// The files at one location.
+#[derive(Debug, Clone)]
+pub(crate) struct ChangeFiles {
+    shared: Arc<Shared>,
+    /// What there is for as long as this handle lives, once it has been looked up; absent for a handle that looks each time.
+    pinned: Option<Arc<OnceCell<Arc<Discovered>>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    location: Location,
+    folder: LedgerFolder,
+    options: Arc<FileOptions>,
+    declared: SchemaRef,
+    /// What the last look has found.
+    last: Mutex<Option<Arc<Discovered>>>,
+}
+
+/// What is known of a version's file.
+#[derive(Debug, Clone)]
+pub(crate) struct KnownFile {
+    pub version: i64,
+    /// Relative to the location.
+    pub path: Arc<str>,
+    /// In bytes.
+    pub size: u64,
+    /// The store's tag of the content.
+    pub e_tag: Option<Arc<str>>,
+    /// In microseconds since the epoch.
+    pub time: i64,
+    /// Whether it is there, unchanged.
+    pub is_there: bool,
+}
+
+impl ChangeFiles {
+    /// The files at `location`. `declared` are the columns that the user has given, none if they are to be found out; `options`
+    /// those of the statement, credentials included. Nothing is looked at yet.
+    ///
+    /// # Errors
+    /// When the location or an option cannot be understood.
+    pub(crate) fn try_new(
+        name: &str,
+        location: &str,
+        options: &HashMap<String, String>,
+        declared: SchemaRef,
+    ) -> Result<Self> {
+        let options = FileOptions::try_new(location, options)?;
+        let place = Location::try_new(location, &options.store)?;
+        let ledger = match &options.ledger {
+            Some(ledger) => Location::try_new(ledger, &options.store)?,
+            None => place.clone(),
+        };
+        let pattern = options.pattern.as_ref().map(|pattern| pattern.as_str().to_owned());
+        Ok(Self {
+            shared: Arc::new(Shared {
+                name: name.to_owned(),
+                location: place,
+                folder: LedgerFolder::new(ledger, pattern),
+                options: Arc::new(options),
+                declared,
+                last: Mutex::default(),
+            }),
+            pinned: None,
+        })
+    }
+
+    /// The same files as they are when they are first asked for: all answers are of the same moment.
+    pub(crate) fn pinned(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            pinned: Some(Arc::default()),
+        }
+    }
+
+    /// The source's own columns at the newest version.
+    pub(crate) async fn columns(&self) -> Result<SchemaRef> {
+        let found = self.current().await?;
+        let held = self.held(&found.ledger, found.ledger.versions())?;
+        Ok(Arc::new(Schema::new(held)))
+    }
+
+    /// All versions, with their files.
+    pub(crate) async fn versions(&self) -> Result<Vec<KnownFile>> {
+        let found = self.current().await?;
+        let last = found.ledger.versions();
+        let files = found.ledger.files(&self.shared.folder, 1, last).await?;
+        let there = self.are_there(&found, &files).await?;
+        let known = files.into_iter().zip(there).map(|(file, is_there)| KnownFile {
+            version: file.version,
+            path: file.path,
+            size: file.size,
+            e_tag: file.e_tag,
+            time: file.time,
+            is_there,
+        });
+        Ok(known.collect())
+    }
+
+    /// Plans the read of the rows that were set aside.
+    pub(crate) async fn rejected(&self, state: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        let found = self.current().await?;
+        let last = found.ledger.versions();
+        let files = found.ledger.files(&self.shared.folder, 1, last).await?;
+        let there = self.are_there(&found, &files).await?;
+        // what was set aside of a file that is gone is gone, too
+        let files = files.into_iter().zip(there);
+        let files = files.filter(|(_, there)| *there).map(|(file, _)| file);
+        let read = ChangeRead {
+            state,
+            projection: None,
+            filters: &[],
+            limit: None,
+        };
+        self.scan(&found.ledger, last, files.collect(), &read, Wanted::Rejected)
+    }
+
+    /// What there is now, or when this handle was first asked.
+    async fn current(&self) -> Result<Arc<Discovered>> {
+        match &self.pinned {
+            Some(pinned) => pinned.get_or_try_init(|| self.discover()).await.cloned(),
+            None => self.discover().await,
+        }
+    }
+
+    async fn discover(&self) -> Result<Arc<Discovered>> {
+        let shared = &self.shared;
+        let inspector = Inspector {
+            name: &shared.name,
+            location: &shared.location,
+            options: &shared.options,
+            declared: &shared.declared,
+        };
+        let discovery = Discovery {
+            location: &shared.location,
+            folder: &shared.folder,
+            options: &shared.options,
+            inspector: &inspector,
+        };
+        let known = self.last().as_ref().map(|last| Arc::clone(&last.ledger));
+        let found = Arc::new(Box::pin(discovery.run(known.as_deref())).await?);
+        self.check_columns(&found.ledger)?;
+        *self.last() = Some(Arc::clone(&found));
+        Ok(found)
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<Arc<Discovered>>> {
+        self.shared.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was found when a version was known to be there, without another look.
+    async fn found_with(&self, version: i64) -> Result<Arc<Discovered>> {
+        if self.pinned.is_some() {
+            return self.current().await;
+        }
+        let last = self.last().as_ref().map(Arc::clone);
+        match last.filter(|last| last.ledger.versions() >= version) {
+            Some(last) => Ok(last),
+            None => self.discover().await,
+        }
+    }
+
+    fn held(&self, ledger: &Ledger, version: i64) -> Result<Vec<FieldRef>> {
+        let shared = &self.shared;
+        let shapes = ledger.shapes(version);
+        held_columns(&shared.declared, &shared.options.marker, shapes)
+    }
+
+    /// The key and the sequence must be columns.
+    fn check_columns(&self, ledger: &Ledger) -> Result<()> {
+        let held = self.held(ledger, ledger.versions())?;
+        let options = &self.shared.options;
+        let keys = options.key.iter().map(|key| ("key", key));
+        let sequence = options.sequence.iter().map(|name| ("sequence", name));
+        for (option, name) in keys.chain(sequence) {
+            let known = held.iter().map(|field| field.name().as_str());
+            if held.is_empty() || known.clone().any(|known| known == name) {
+                continue;
+            }
+            let meant = find(known.clone(), name).map(|index| held[index].name());
+            let hint = meant.map(|meant| format!("; is {meant:?} meant?"));
+            return Err(Error::invalid(format!(
+                "{option} {name:?} is no column of {}, which has {}{}",
+                self.shared.name,
+                known.collect::<Vec<_>>().join(", "),
+                hint.unwrap_or_default()
+            )));
+        }
+        Ok(())
+    }
+
+    fn change_schema(&self, ledger: &Ledger, version: i64) -> Result<SchemaRef> {
+        let held = self.held(ledger, version)?;
+        if held.is_empty() {
+            return Err(Error::invalid(format!(
+                "{} has no file yet ({}), so its columns are not known; name them in CREATE EXTERNAL TABLE {} (…), or wait for the first file",
+                self.shared.name,
+                self.shared.location.shown(),
+                self.shared.name
+            )));
+        }
+        let change = change_schema(&self.shared.name, &Schema::new(held))?;
+        let fields = change.fields().iter().cloned().chain(metadata_columns());
+        Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+    }
+
+    /// For each file, whether it is there, unchanged; one without content need not be.
+    async fn are_there(&self, found: &Discovered, files: &[FileVersion]) -> Result<Vec<bool>> {
+        if let Some(present) = &found.present {
+            let is_there = |file: &FileVersion| {
+                let listed = usize::try_from(file.version - 1).ok();
+                let listed = listed.and_then(|index| present.get(index).copied());
+                file.size == 0 || listed.unwrap_or(false)
+            };
+            return Ok(files.iter().map(is_there).collect());
+        }
+        let heads = stream::iter(files.to_vec()).map(|file| async move {
+            if file.size == 0 {
+                return Ok(true);
+            }
+            let path = below(self.shared.location.prefix(), &file.path);
+            match self.shared.location.store().head(&path).await {
+                Ok(meta) => Ok(is_unchanged(&file, &meta)),
+                Err(object_store::Error::NotFound { .. }) => Ok(false),
+                Err(error) => {
+                    let doing = format!("look for {}", file.path);
+                    Err(self.shared.location.explain(&doing, error))
+                }
+            }
+        });
+        heads.buffered(CONCURRENT_HEADS).try_collect().await
+    }
+
+    /// The files of a range, all of them or an error.
+    async fn files(&self, found: &Discovered, range: &ChangeRange) -> Result<Vec<FileVersion>> {
+        let (first, last) = (range.first(), range.until());
+        let files = found.ledger.files(&self.shared.folder, first, last).await?;
+        let there = self.are_there(found, &files).await?;
+        let gone = files.iter().zip(&there).filter(|(_, there)| !**there);
+        let gone: Vec<&FileVersion> = gone.map(|(file, _)| file).collect();
+        let (Some(oldest), Some(newest)) = (gone.first(), gone.last()) else {
+            return Ok(files);
+        };
+        if self.shared.options.on_missing == OnMissing::Skip {
+            let there = files.iter().zip(there).filter(|(_, there)| *there);
+            return Ok(there.map(|(file, _)| file.clone()).collect());
+        }
+        let requested = if range.from_creation() {
+            "NULL".into()
+        } else {
+            range.since().to_string()
+        };
+        Err(Error::ChangesExpired {
+            table: self.shared.name.clone(),
+            requested,
+            oldest: newest.version.to_string(),
+            current: found.ledger.versions(),
+            reason: format!(
+                "the file {} of version {} has been removed or replaced since (on_missing 'skip' in the table's OPTIONS reads what is still there)",
+                oldest.path, oldest.version
+            ),
+        })
+    }
+
+    fn scan(
+        &self,
+        ledger: &Ledger,
+        version: i64,
+        files: Vec<FileVersion>,
+        read: &ChangeRead<'_>,
+        wanted: Wanted,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut shapes: HashMap<u32, Arc<Shape>> = HashMap::new();
+        let mut scanned = Vec::with_capacity(files.len());
+        for file in files.into_iter().filter(|file| file.size > 0) {
+            let shape = match shapes.get(&file.shape) {
+                Some(shape) => Arc::clone(shape),
+                None => {
+                    let shape = Arc::new(ledger.shape(file.shape)?.clone());
+                    shapes.insert(file.shape, Arc::clone(&shape));
+                    shape
+                }
+            };
+            scanned.push(ScannedFile { file, shape });
+        }
+        let held = self.held(ledger, version)?;
+        let schema = match self.change_schema(ledger, version) {
+            Ok(schema) => schema,
+            // files that were set aside have rows to show all the same
+            Err(_) if wanted == Wanted::Rejected => rejected_schema(),
+            Err(error) => return Err(error),
+        };
+        let scan = FileScan {
+            name: &self.shared.name,
+            location: &self.shared.location,
+            options: &self.shared.options,
+            held: &held,
+            schema: &schema,
+            files: scanned,
+            wanted,
+        };
+        scan.plan(read)
+    }
+}
+
+#[async_trait]
+impl ChangeSource for ChangeFiles {
+    fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    fn location(&self) -> String {
+        self.shared.location.shown().to_owned()
+    }
+
+    async fn current_version(&self) -> Result<i64> {
+        Ok(self.current().await?.ledger.versions())
+    }
+
+    async fn identity(&self) -> Result<String> {
+        let found = self.current().await?;
+        if let Some(id) = found.ledger.id() {
+            return Ok(id.to_owned());
+        }
+        // without a file there is no ledger yet, and whoever follows needs to know whether this one lasts
+        let folder = &self.shared.folder;
+        folder.append(found.ledger.as_ref().clone(), vec![]).await?;
+        let ledger = folder.refresh(None).await?;
+        let id = ledger.id().map(str::to_owned);
+        id.ok_or_else(|| Error::internal("a ledger that was written has no identity"))
+    }
+
+    async fn fingerprint(&self, version: i64) -> Result<Option<i64>> {
+        let found = self.found_with(version).await?;
+        let files = found.ledger.files(&self.shared.folder, version, version);
+        Ok(files.await?.first().map(FileVersion::fingerprint))
+    }
+
+    async fn commit_time(&self, version: i64) -> Result<Option<i64>> {
+        let found = self.found_with(version).await?;
+        let files = found.ledger.files(&self.shared.folder, version, version);
+        Ok(files.await?.first().map(|file| file.time))
+    }
+
+    async fn definition(&self, version: i64) -> Result<TableDefinition> {
+        let found = self.found_with(version).await?;
+        Ok(TableDefinition {
+            columns: self.held(&found.ledger, version)?,
+            partition_columns: vec![],
+            primary_key: self.shared.options.key.clone(),
+            properties: HashMap::new(),
+            comment: None,
+        })
+    }
+
+    async fn check_followable(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn resolve(&self, bounds: &ChangeBounds) -> Result<ChangeRange> {
+        let found = self.current().await?;
+        let mut clock = Clock {
+            table: &self.shared.name,
+            current: found.ledger.versions(),
+            earliest: 0,
+            instants: HashMap::new(),
+        };
+        for bound in [Some(&bounds.since), bounds.until.as_ref()].into_iter().flatten() {
+            match bound {
+                Bound::Timestamp(micros) => {
+                    let at = found.ledger.version_at(&self.shared.folder, *micros).await?;
+                    clock.instants.insert(*micros, at);
+                }
+                Bound::Earliest => {
+                    let last = found.ledger.versions();
+                    let files = found.ledger.files(&self.shared.folder, 1, last).await?;
+                    let there = self.are_there(&found, &files).await?;
+                    clock.earliest = there.iter().rposition(|there| !there).map_or(0, |index| index as i64 + 1);
+                }
+                Bound::Version(_) | Bound::Beginning => {}
+            }
+        }
+        bounds.resolve(&clock)
+    }
+
+    async fn schema(&self, version: Option<i64>) -> Result<SchemaRef> {
+        let found = match version {
+            Some(version) => self.found_with(version).await?,
+            None => self.current().await?,
+        };
+        let version = version.unwrap_or(found.ledger.versions());
+        self.change_schema(&found.ledger, version)
+    }
+
+    async fn primary_key(&self) -> Result<Vec<String>> {
+        Ok(self.shared.options.key.clone())
+    }
+
+    fn sequence(&self) -> Option<&str> {
+        self.shared.options.sequence.as_deref()
+    }
+
+    fn refuses_ties(&self) -> bool {
+        self.shared.options.on_tie == OnTie::Error
+    }
+
+    fn sets_rows_aside(&self) -> bool {
+        let options = &self.shared.options;
+        options.on_invalid == OnInvalid::Quarantine || options.on_null == OnNull::Quarantine
+    }
+
+    async fn absent_columns(&self, range: ChangeRange) -> Result<Vec<String>> {
+        let found = self.found_with(range.until()).await?;
+        let held = self.held(&found.ledger, range.until())?;
+        let files = found.ledger.files(&self.shared.folder, range.first(), range.until());
+        let mut shapes: Vec<u32> = files.await?.iter().map(|file| file.shape).collect();
+        shapes.sort_unstable();
+        shapes.dedup();
+        let shapes = shapes.into_iter().map(|number| found.ledger.shape(number));
+        let shapes = shapes.collect::<Result<Vec<&Shape>>>()?;
+        let is_absent = |field: &&FieldRef| {
+            let mut with_rows = shapes.iter().filter(|shape| !shape.columns.is_empty());
+            with_rows.any(|shape| shape.find(field.name()).is_none())
+        };
+        Ok(held.iter().filter(is_absent).map(|field| field.name().clone()).collect())
+    }
+
+    async fn changes(
+        &self,
+        range: ChangeRange,
+        read: ChangeRead<'_>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let found = self.found_with(range.until()).await?;
+        let files = self.files(&found, &range).await?;
+        self.scan(&found.ledger, range.until(), files, &read, Wanted::Changes)
+    }
+
+    fn has_rows(&self) -> bool {
+        false
+    }
+
+    async fn rows(&self, _: i64, _: ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+        Err(Error::internal("files have changes, and no rows beside them"))
+    }
+}
+
+/// What is known of the versions once times have been looked up.
+struct Clock<'a> {
+    table: &'a str,
+    current: i64,
+    earliest: i64,
+    instants: HashMap<i64, i64>,
+}
+
+impl VersionClock for Clock<'_> {
+    fn table(&self) -> &str {
+        self.table
+    }
+
+    fn current(&self) -> i64 {
+        self.current
+    }
+
+    fn at_or_before(&self, micros: i64) -> i64 {
+        self.instants.get(&micros).copied().unwrap_or(0)
+    }
+
+    fn earliest(&self) -> i64 {
+        self.earliest
+    }
+}

@@ -1,0 +1,617 @@
+//! The ledger: it numbers files once, for ever, for every reader.
+//!
+//! ```text
+//!  _alluvial/ledger/00000000000000000001.json              a batch: the files that one discovery found, in order
+//!                   00000000000000000002.json              the next; made only if absent, so that one of two readers wins
+//!                   00000000000000000064.checkpoint.parquet  all files up to batch 64
+//!                   checkpoint.json                        which checkpoint is the newest, and what it sums up to
+//! ```
+//!
+//! A file's version is its place in the batches. Batches are written with put-if-absent and are never changed or removed; a
+//! reader that loses the race for a number reads the winner's batch and looks again.
+
+mod batch;
+mod checkpoint;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::Utc;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+use self::batch::BatchHead;
+use self::checkpoint::CheckpointHead;
+use super::discovery::below;
+use super::location::Location;
+use super::shape::Shape;
+use crate::error::{Error, Result};
+
+/// The folder of the ledger below its location.
+const FOLDER: &str = "_alluvial/ledger";
+const NEWEST_CHECKPOINT: &str = "checkpoint.json";
+const CHECKPOINT_SUFFIX: &str = ".checkpoint.parquet";
+const BATCH_SUFFIX: &str = ".json";
+/// Files per batch, so that none grows too large to be written at once.
+const BATCH_FILES: usize = 50_000;
+/// A checkpoint is written after so many batches,
+const CHECKPOINT_BATCHES: i64 = 64;
+/// or after so many files, if they are not few beside those that the last one has.
+const CHECKPOINT_FILES: usize = 20_000;
+const CONCURRENT_READS: usize = 32;
+const WRITE_LEDGER: &str = "write the ledger (ledger '…' names another place for it)";
+
+/// A file at one moment: what a version stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileVersion {
+    /// The version, from 1.
+    pub version: i64,
+    /// Relative to the location.
+    pub path: Arc<str>,
+    /// In bytes.
+    pub size: u64,
+    /// When it was last changed, in microseconds since the epoch.
+    pub modified: i64,
+    /// The store's tag of the content, without quotes, where it has one.
+    pub e_tag: Option<Arc<str>>,
+    /// The number of its shape.
+    pub shape: u32,
+    /// The time of the version, in microseconds since the epoch; it never goes back.
+    pub time: i64,
+}
+
+impl FileVersion {
+    /// Whether it is the same content of the same file.
+    pub(super) fn is_same_file(&self, other: &Self) -> bool {
+        (&self.path, self.size, self.modified, &self.e_tag)
+            == (&other.path, other.size, other.modified, &other.e_tag)
+    }
+
+    /// Tells it from every other one, as 64 bits.
+    pub(super) fn fingerprint(&self) -> i64 {
+        let text = format!(
+            "{}\n{}\n{}\n{}",
+            self.path,
+            self.size,
+            self.modified,
+            self.e_tag.as_deref().unwrap_or_default()
+        );
+        let (low, high) = (
+            crc32fast::hash(text.as_bytes()),
+            crc32fast::hash(text.bytes().rev().collect::<Vec<u8>>().as_slice()),
+        );
+        i64::from(low) | (i64::from(high >> 1) << 32)
+    }
+}
+
+/// Files by version, and the newest version of each path.
+#[derive(Debug, Default, Clone)]
+struct Files {
+    versions: Vec<FileVersion>,
+    newest: HashMap<Arc<str>, usize>,
+}
+
+impl Files {
+    fn new(versions: Vec<FileVersion>) -> Self {
+        let mut newest = HashMap::with_capacity(versions.len());
+        for (index, file) in versions.iter().enumerate() {
+            newest.insert(Arc::clone(&file.path), index);
+        }
+        Self { versions, newest }
+    }
+
+    fn newest(&self, path: &str) -> Option<&FileVersion> {
+        self.newest.get(path).map(|index| &self.versions[*index])
+    }
+
+    fn push(&mut self, file: FileVersion) {
+        self.newest
+            .insert(Arc::clone(&file.path), self.versions.len());
+        self.versions.push(file);
+    }
+}
+
+/// The ledger up to one batch. It never changes; [`LedgerFolder::refresh`] makes the next one.
+#[derive(Debug, Clone)]
+pub(super) struct Ledger {
+    id: Option<String>,
+    last_batch: i64,
+    /// What the last batch was when it was read, to notice a ledger that was made anew.
+    last_seen: Option<(u64, Option<String>)>,
+    checkpoint: Option<CheckpointHead>,
+    checkpointed: Arc<OnceCell<Files>>,
+    tail: Files,
+    shapes: Vec<(i64, Shape)>,
+    greatest: String,
+    ordered: bool,
+    time: i64,
+    pattern: Option<String>,
+}
+
+impl Ledger {
+    fn empty() -> Self {
+        Self {
+            id: None,
+            last_batch: 0,
+            last_seen: None,
+            checkpoint: None,
+            checkpointed: Arc::default(),
+            tail: Files::default(),
+            shapes: vec![],
+            greatest: String::new(),
+            ordered: true,
+            time: 0,
+            pattern: None,
+        }
+    }
+
+    fn from_checkpoint(head: CheckpointHead) -> Self {
+        Self {
+            id: Some(head.ledger.clone()),
+            last_batch: head.batch,
+            shapes: head.shapes.clone(),
+            greatest: head.greatest.clone(),
+            ordered: head.ordered,
+            time: head.time,
+            pattern: head.pattern.clone(),
+            checkpoint: Some(head),
+            ..Self::empty()
+        }
+    }
+
+    /// Tells the ledger from every other one; absent while no file has been found.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// The number of files, which is the version of the last.
+    pub(super) fn versions(&self) -> i64 {
+        self.in_checkpoint() + self.tail.versions.len() as i64
+    }
+
+    fn in_checkpoint(&self) -> i64 {
+        self.checkpoint.as_ref().map_or(0, |head| head.versions)
+    }
+
+    /// The shapes of the files up to a version, in the order in which they came.
+    pub(super) fn shapes(&self, version: i64) -> impl Iterator<Item = &Shape> {
+        self.shapes
+            .iter()
+            .take_while(move |(since, _)| *since <= version)
+            .map(|(_, shape)| shape)
+    }
+
+    /// A shape by its number.
+    pub(super) fn shape(&self, number: u32) -> Result<&Shape> {
+        let found = self.shapes.get(number as usize);
+        found.map(|(_, shape)| shape).ok_or_else(|| {
+            Error::invalid(format!(
+                "the ledger is damaged: a file has the shape {number}, and there are {}",
+                self.shapes.len()
+            ))
+        })
+    }
+
+    /// The greatest path of all files.
+    pub(super) fn greatest(&self) -> &str {
+        &self.greatest
+    }
+
+    /// Whether every discovery after the first has found only files whose paths come after all before.
+    pub(super) fn is_ordered(&self) -> bool {
+        self.ordered
+    }
+
+    /// The version of the newest file at or before a time; 0 where all are later.
+    pub(super) async fn version_at(&self, folder: &LedgerFolder, micros: i64) -> Result<i64> {
+        let in_tail = self.tail.versions.partition_point(|file| file.time <= micros);
+        if in_tail > 0 || self.checkpoint.is_none() {
+            return Ok(self.in_checkpoint() * i64::from(in_tail > 0) + in_tail as i64);
+        }
+        let before = &self.checkpointed(folder).await?.versions;
+        Ok(before.partition_point(|file| file.time <= micros) as i64)
+    }
+
+    /// The files of the versions `first..=last`.
+    pub(super) async fn files(
+        &self,
+        folder: &LedgerFolder,
+        first: i64,
+        last: i64,
+    ) -> Result<Vec<FileVersion>> {
+        let boundary = self.in_checkpoint();
+        let slice = |versions: &[FileVersion], offset: i64| -> Vec<FileVersion> {
+            let length = versions.len() as i64;
+            let from = (first - 1 - offset).clamp(0, length) as usize;
+            let to = (last - offset).clamp(0, length) as usize;
+            versions.get(from..to.max(from)).unwrap_or_default().to_vec()
+        };
+        let mut files = Vec::new();
+        if boundary > 0 && first <= boundary && last >= first {
+            files = slice(&self.checkpointed(folder).await?.versions, 0);
+        }
+        files.extend(slice(&self.tail.versions, boundary));
+        Ok(files)
+    }
+
+    /// The newest version of the file at a path.
+    pub(super) fn newest<'a>(&'a self, loaded: &'a Loaded<'a>, path: &str) -> Option<&'a FileVersion> {
+        self.tail
+            .newest(path)
+            .or_else(|| loaded.0.and_then(|files| files.newest(path)))
+    }
+
+    /// Makes sure that the files of the checkpoint are in memory, as [`Self::newest`] needs them.
+    pub(super) async fn load(&self, folder: &LedgerFolder) -> Result<Loaded<'_>> {
+        Ok(Loaded(match self.checkpoint {
+            Some(_) => Some(self.checkpointed(folder).await?),
+            None => None,
+        }))
+    }
+
+    async fn checkpointed(&self, folder: &LedgerFolder) -> Result<&Files> {
+        let batch = self.checkpoint.as_ref().map_or(0, |head| head.batch);
+        self.checkpointed
+            .get_or_try_init(|| async {
+                let bytes = folder.read(&checkpoint_name(batch)).await?;
+                let files = checkpoint::decode(bytes)?;
+                if files.len() as i64 != self.in_checkpoint() {
+                    return Err(Error::invalid(format!(
+                        "the ledger's checkpoint {} has {} files, and {} belong into it; remove {NEWEST_CHECKPOINT} beside it, and the batches \
+                         will be read instead",
+                        checkpoint_name(batch),
+                        files.len(),
+                        self.in_checkpoint()
+                    )));
+                }
+                Ok(Files::new(files))
+            })
+            .await
+    }
+
+    fn add(&mut self, head: BatchHead, files: Vec<FileVersion>) -> Result<()> {
+        let expected = (self.last_batch + 1, self.versions() + 1);
+        if (head.batch, head.first) != expected || self.id.as_ref().is_some_and(|id| *id != head.ledger) {
+            return Err(Error::invalid(format!(
+                "the ledger's batch {} does not follow the one before it (it begins with version {}, and {} is due); its files have been \
+                 mixed with another ledger's: restore them from a copy, or remove the ledger and let every consumer begin anew",
+                head.batch, head.first, expected.1
+            )));
+        }
+        let shapes = head.shapes.into_iter();
+        self.shapes.extend(shapes.map(|shape| (head.first, shape)));
+        let before = std::mem::take(&mut self.greatest);
+        let least = files.iter().map(|file| &file.path).min();
+        let comes_after = least.is_none_or(|least| **least > *before);
+        self.ordered &= self.last_batch == 0 || comes_after;
+        let greatest = files.iter().map(|file| file.path.as_ref()).max();
+        self.greatest = greatest.unwrap_or_default().max(before.as_str()).to_owned();
+        self.time = files.last().map_or(self.time, |file| file.time);
+        self.id = Some(head.ledger);
+        self.pattern = head.pattern;
+        self.last_batch = head.batch;
+        for file in files {
+            self.tail.push(file);
+        }
+        Ok(())
+    }
+}
+
+/// The files of a checkpoint, in memory.
+pub(super) struct Loaded<'a>(Option<&'a Files>);
+
+/// A file that has been found and has no version yet.
+#[derive(Debug, Clone)]
+pub(super) struct FoundFile {
+    /// Relative to the location.
+    pub path: String,
+    /// In bytes.
+    pub size: u64,
+    /// When it was last changed, in microseconds since the epoch.
+    pub modified: i64,
+    /// The store's tag of the content, without quotes.
+    pub e_tag: Option<String>,
+    /// Its columns.
+    pub shape: Arc<Shape>,
+}
+
+/// What became of an attempt to number files.
+#[derive(Debug)]
+pub(super) enum Appended {
+    /// They have versions now.
+    Done(Ledger),
+    /// Another reader was faster; nothing has been written.
+    Lost,
+}
+
+/// Where a ledger is kept.
+#[derive(Debug, Clone)]
+pub(super) struct LedgerFolder {
+    location: Location,
+    pattern: Option<String>,
+}
+
+impl LedgerFolder {
+    /// The ledger below `location` of files that match `pattern`.
+    pub(super) fn new(location: Location, pattern: Option<String>) -> Self {
+        Self {
+            location: location.join(FOLDER),
+            pattern,
+        }
+    }
+
+    fn path(&self, name: &str) -> Path {
+        below(self.location.prefix(), name)
+    }
+
+    /// A file of the ledger's location that is none of the ledger itself.
+    pub(super) fn file(&self, name: &str) -> (Arc<dyn ObjectStore>, Path) {
+        (self.store(), self.path(name))
+    }
+
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        self.location.store()
+    }
+
+    async fn read(&self, name: &str) -> Result<Bytes> {
+        let read = async { self.store().get(&self.path(name)).await?.bytes().await };
+        read.await
+            .map_err(|error| self.location.explain("read the ledger", error))
+    }
+
+    /// The ledger as it is now.
+    ///
+    /// # Errors
+    /// When it cannot be read, is damaged, or numbers files of another pattern.
+    pub(super) async fn refresh(&self, known: Option<&Ledger>) -> Result<Ledger> {
+        if let Some(known) = known.filter(|known| known.last_batch > 0)
+            && let Some(next) = self.read_on(known.clone()).await?
+        {
+            return Ok(next);
+        }
+        let start = match self.newest_checkpoint().await? {
+            Some(head) => Ledger::from_checkpoint(head),
+            None => Ledger::empty(),
+        };
+        let read = self.read_on(start).await?;
+        let read = match read {
+            Some(read) => read,
+            None => self.read_on(Ledger::empty()).await?.unwrap_or_else(Ledger::empty),
+        };
+        if read.last_batch > 0 && read.pattern != self.pattern {
+            let shown = |pattern: &Option<String>| match pattern {
+                Some(pattern) => format!("the pattern '{pattern}'"),
+                None => "no pattern".to_owned(),
+            };
+            return Err(Error::invalid(format!(
+                "the ledger of {} numbers files of {}, and this table has {}; use the same, or give this table a ledger of its own: ledger '…'",
+                self.location.shown(),
+                shown(&read.pattern),
+                shown(&self.pattern)
+            )));
+        }
+        Ok(read)
+    }
+
+    /// With the batches that have been added since; `None` where it turns out to be another ledger.
+    async fn read_on(&self, mut ledger: Ledger) -> Result<Option<Ledger>> {
+        // the last one that is known is listed again: a ledger that was made anew has another one there
+        let offset = self.path(&batch_name((ledger.last_batch - 1).max(0)));
+        let store = self.store();
+        let listed = store.list_with_offset(Some(self.location.prefix()), &offset);
+        let mut batches = Vec::new();
+        let mut listed = listed.try_filter(|meta| std::future::ready(meta.size > 0));
+        loop {
+            match listed.try_next().await {
+                Ok(Some(meta)) => {
+                    let number = meta.location.filename().and_then(batch_number);
+                    batches.extend(number.map(|number| (number, meta)));
+                }
+                Ok(None) | Err(object_store::Error::NotFound { .. }) => break,
+                Err(error) => return Err(self.location.explain("list the ledger", error)),
+            }
+        }
+        batches.sort_by_key(|(number, _)| *number);
+        let mut new = batches.into_iter().peekable();
+        if let Some((number, meta)) = new.peek() {
+            let seen = Some((meta.size, meta.e_tag.clone()));
+            if *number == ledger.last_batch {
+                if ledger.last_seen.is_some() && ledger.last_seen != seen {
+                    return Ok(None);
+                }
+                ledger.last_seen = seen;
+                new.next();
+            } else if ledger.last_batch > 0 {
+                return Ok(None);
+            }
+        } else if ledger.last_batch > 0 {
+            return Ok(None);
+        }
+        let new: Vec<_> = new.collect();
+        let names: Vec<String> = new.iter().map(|(number, _)| batch_name(*number)).collect();
+        let texts = stream::iter(names)
+            .map(|name| async move { Ok::<_, Error>((self.read(&name).await?, name)) })
+            .buffered(CONCURRENT_READS);
+        let texts: Vec<(Bytes, String)> = texts.try_collect().await?;
+        for ((text, name), (_, meta)) in texts.iter().zip(&new) {
+            let (head, files) = batch::decode(name, text, ledger.time)?;
+            ledger.add(head, files)?;
+            ledger.last_seen = Some((meta.size, meta.e_tag.clone()));
+        }
+        Ok(Some(ledger))
+    }
+
+    /// What is known of the newest checkpoint; none where that cannot be told.
+    async fn newest_checkpoint(&self) -> Result<Option<CheckpointHead>> {
+        match self.store().get(&self.path(NEWEST_CHECKPOINT)).await {
+            Ok(found) => {
+                let bytes = found.bytes().await?;
+                // a hint: without it all batches are read
+                Ok(serde_json::from_slice(&bytes).ok())
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.location.explain("read the ledger", error)),
+        }
+    }
+
+    /// Gives the next versions to `found`, in this order.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written.
+    pub(super) async fn append(&self, ledger: Ledger, found: Vec<FoundFile>) -> Result<Appended> {
+        if ledger.last_batch == 0 {
+            self.check_put_if_absent().await?;
+        }
+        let mut ledger = ledger;
+        // a ledger without a file has an identity, too
+        let beginning = (ledger.last_batch == 0 && found.is_empty()).then_some(found.as_slice());
+        for found in beginning.into_iter().chain(found.chunks(BATCH_FILES)) {
+            let (head, files) = self.batch(&ledger, found);
+            let name = batch_name(head.batch);
+            let text = Bytes::from(batch::encode(&head, &files)?);
+            let options = PutOptions::from(PutMode::Create);
+            let (store, path) = self.file(&name);
+            match store.put_opts(&path, text.clone().into(), options).await {
+                Ok(_) => {}
+                Err(
+                    object_store::Error::AlreadyExists { .. }
+                    | object_store::Error::Precondition { .. },
+                ) => {
+                    // the batch may be this one, written when the answer was lost on the way
+                    if self.read(&name).await? != text {
+                        return Ok(Appended::Lost);
+                    }
+                }
+                Err(error) => return Err(self.location.explain(WRITE_LEDGER, error)),
+            }
+            ledger.add(head, files)?;
+            ledger.last_seen = None;
+        }
+        self.checkpoint_if_due(&ledger).await;
+        Ok(Appended::Done(ledger))
+    }
+
+    fn batch(&self, ledger: &Ledger, found: &[FoundFile]) -> (BatchHead, Vec<FileVersion>) {
+        let first = ledger.versions() + 1;
+        let known = ledger.shapes.len() as u32;
+        let mut numbers: HashMap<&Shape, u32> = ledger
+            .shapes
+            .iter()
+            .enumerate()
+            .map(|(number, (_, shape))| (shape, number as u32))
+            .collect();
+        let mut shapes = Vec::new();
+        let now = Utc::now().timestamp_micros();
+        let mut time = ledger.time;
+        let mut files = Vec::with_capacity(found.len());
+        for (file, version) in found.iter().zip(first..) {
+            let shape = *numbers.entry(file.shape.as_ref()).or_insert_with(|| {
+                shapes.push(file.shape.as_ref().clone());
+                known + shapes.len() as u32 - 1
+            });
+            time = batch::commit_time(time, file.modified, now);
+            files.push(FileVersion {
+                version,
+                path: file.path.as_str().into(),
+                size: file.size,
+                modified: file.modified,
+                e_tag: file.e_tag.as_deref().map(Into::into),
+                shape,
+                time,
+            });
+        }
+        let id = ledger.id.clone();
+        let head = BatchHead {
+            ledger: id.unwrap_or_else(|| Uuid::new_v4().to_string()),
+            batch: ledger.last_batch + 1,
+            first,
+            time: now,
+            pattern: self.pattern.clone(),
+            shapes,
+        };
+        (head, files)
+    }
+
+    /// Some stores take "only if absent" and overwrite all the same: numbers would not last there.
+    async fn check_put_if_absent(&self) -> Result<()> {
+        let probe = self.path(&format!(".probe-{}", Uuid::new_v4()));
+        let put = || async {
+            let options = PutOptions::from(PutMode::Create);
+            self.store().put_opts(&probe, "probe".into(), options).await
+        };
+        let unfit = |why: &str| {
+            Error::invalid(format!(
+                "{} cannot keep the ledger: its store {why} (put-if-absent), so two readers could number files differently; give \
+                 ledger '…', a place whose store can",
+                self.location.shown()
+            ))
+        };
+        let written = match put().await {
+            Ok(_) => put().await,
+            Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
+                return Err(unfit("has no conditional write"));
+            }
+            Err(error) => {
+                return Err(self.location.explain(WRITE_LEDGER, error));
+            }
+        };
+        let _ = self.store().delete(&probe).await;
+        match written {
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(()),
+            _ => Err(unfit("overwrites what is there")),
+        }
+    }
+
+    /// Writes a checkpoint where it pays. It only saves time: a failure is nobody's concern.
+    async fn checkpoint_if_due(&self, ledger: &Ledger) {
+        let last = ledger.checkpoint.as_ref();
+        let batches = ledger.last_batch - last.map_or(0, |head| head.batch);
+        let files = ledger.tail.versions.len();
+        let many = files >= CHECKPOINT_FILES && files as i64 >= ledger.in_checkpoint() / 4;
+        if batches >= CHECKPOINT_BATCHES || many {
+            let _ = self.write_checkpoint(ledger).await;
+        }
+    }
+
+    async fn write_checkpoint(&self, ledger: &Ledger) -> Result<()> {
+        let Some(id) = ledger.id.clone() else {
+            return Ok(());
+        };
+        let files = ledger.files(self, 1, ledger.versions()).await?;
+        let head = CheckpointHead {
+            ledger: id,
+            batch: ledger.last_batch,
+            versions: ledger.versions(),
+            greatest: ledger.greatest.clone(),
+            ordered: ledger.ordered,
+            time: ledger.time,
+            pattern: ledger.pattern.clone(),
+            shapes: ledger.shapes.clone(),
+        };
+        let store = self.store();
+        let path = self.path(&checkpoint_name(head.batch));
+        store.put(&path, checkpoint::encode(&files)?.into()).await?;
+        let head = serde_json::to_vec(&head)?;
+        store.put(&self.path(NEWEST_CHECKPOINT), head.into()).await?;
+        Ok(())
+    }
+}
+
+fn batch_name(batch: i64) -> String {
+    format!("{batch:020}{BATCH_SUFFIX}")
+}
+
+fn checkpoint_name(batch: i64) -> String {
+    format!("{batch:020}{CHECKPOINT_SUFFIX}")
+}
+
+fn batch_number(name: &str) -> Option<i64> {
+    name.strip_suffix(BATCH_SUFFIX)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

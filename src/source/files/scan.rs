@@ -1,0 +1,568 @@
+//! Plans the read of some versions: which files, which of their columns, by which reader.
+//!
+//! ```text
+//!  Parquet   MarkExec ── DataSourceExec      files whose columns are those that the source holds
+//!            MarkExec ── DataSourceExec      files of one shape whose columns have other types or spellings
+//!  others    TextExec                        reads and marks
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use chrono::DateTime;
+use datafusion::catalog::Session;
+use datafusion::common::pruning::PrunableStatistics;
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics, DFSchema, ScalarValue, Statistics};
+use datafusion::config::TableParquetOptions;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::object_store::ObjectStoreUrl;
+use datafusion::datasource::physical_plan::parquet::DefaultParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::union::UnionExec;
+use object_store::{ObjectMeta, ObjectStore};
+use parquet::arrow::RowNumber;
+
+use super::discovery::below;
+use super::guarded_store::GuardedStore;
+use super::inspect::folder_values;
+use super::ledger::FileVersion;
+use super::location::Location;
+use super::mark::{Carried, MarkedFile, Marking, Output};
+use super::mark_exec::{MarkExec, Wanted};
+use super::options::{FileFormat, FileOptions};
+use super::reader::{ReadSpec, TextFormat};
+use super::rejected::rejected_schema;
+use super::set_aside::set_aside_files;
+use super::shape::{Shape, find};
+use super::text_exec::{TextExec, TextFile, TextScan};
+use crate::change::{COMMIT_TIMESTAMP, COMMIT_VERSION};
+use crate::error::Result;
+use crate::source::ChangeRead;
+
+const VERSION: &str = "__alluvial_version";
+const ROW: &str = "__alluvial_row";
+/// What a row takes in a compressed file, where nobody knows.
+const GUESSED_ROW_BYTES: u64 = 32;
+
+/// A file of a scan.
+#[derive(Debug, Clone)]
+pub(super) struct ScannedFile {
+    pub file: FileVersion,
+    pub shape: Arc<Shape>,
+}
+
+/// The read of some files.
+#[derive(Debug)]
+pub(super) struct FileScan<'a> {
+    pub name: &'a str,
+    pub location: &'a Location,
+    pub options: &'a Arc<FileOptions>,
+    /// The source's columns at the version that is read.
+    pub held: &'a [FieldRef],
+    /// All columns of the change relation, those of the source first.
+    pub schema: &'a SchemaRef,
+    pub files: Vec<ScannedFile>,
+    pub wanted: Wanted,
+}
+
+impl FileScan<'_> {
+    /// Plans it; the result has the projected columns of [`Self::schema`], or those of rows that were set aside.
+    pub(super) fn plan(mut self, read: &ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+        let (unreadable, files): (Vec<_>, Vec<_>) = std::mem::take(&mut self.files)
+            .into_iter()
+            .partition(|file| file.shape.unreadable.is_some());
+        self.files = files;
+        self.prune(read)?;
+        let columns = Columns::new(&self, read);
+        let mut plans = Vec::new();
+        if self.wanted == Wanted::Rejected && !unreadable.is_empty() {
+            plans.push(set_aside_files(&unreadable)?);
+        }
+        if !self.files.is_empty() {
+            match &self.options.format {
+                FileFormat::Parquet => plans.extend(self.parquet(read, &columns)?),
+                FileFormat::Text(format) => plans.push(self.text(read, &columns, format)?),
+            }
+        }
+        match plans.len() {
+            0 => {
+                let schema = match self.wanted {
+                    Wanted::Changes => columns.output_schema,
+                    Wanted::Rejected => rejected_schema(),
+                };
+                Ok(Arc::new(EmptyExec::new(schema)))
+            }
+            1 => Ok(plans.remove(0)),
+            _ => Ok(UnionExec::try_new(plans)?),
+        }
+    }
+
+    /// Leaves out the files that the filters rule out by what is the same in all their rows.
+    fn prune(&mut self, read: &ChangeRead<'_>) -> Result<()> {
+        let Some(filter) = conjunction(read.filters.iter().cloned()) else {
+            return Ok(());
+        };
+        let df_schema = DFSchema::try_from(Arc::clone(self.schema))?;
+        let Ok(predicate) = read.state.create_physical_expr(filter, &df_schema) else {
+            return Ok(());
+        };
+        let builder = PruningPredicateBuilder::new().with_file_schema(Arc::clone(self.schema));
+        let Ok(pruning) = builder.try_build(predicate) else {
+            return Ok(());
+        };
+        let statistics = self.files.iter().map(|file| self.constants(file));
+        let statistics = statistics.collect::<Result<Vec<_>>>()?;
+        let statistics = PrunableStatistics::new(statistics, Arc::clone(self.schema));
+        if let Ok(keep) = pruning.prune(&statistics) {
+            let mut keep = keep.into_iter();
+            self.files.retain(|_| keep.next().unwrap_or(true));
+        }
+        Ok(())
+    }
+
+    fn constants(&self, file: &ScannedFile) -> Result<Arc<Statistics>> {
+        let mut statistics = Statistics::new_unknown(self.schema);
+        let carried = carried(self.held, file)?;
+        let in_path = carried.into_iter().enumerate();
+        let in_path = in_path.filter_map(|(index, carried)| match carried {
+            Carried::InPath(value) => Some((index, value)),
+            _ => None,
+        });
+        let time = ScalarValue::TimestampMicrosecond(Some(file.file.time), Some("UTC".into()));
+        let version = ScalarValue::Int64(Some(file.file.version));
+        let named = [(COMMIT_VERSION, version), (COMMIT_TIMESTAMP, time)];
+        let named = named
+            .into_iter()
+            .filter_map(|(name, value)| Some((self.schema.index_of(name).ok()?, value)));
+        for (index, value) in in_path.chain(named) {
+            if !value.is_null() {
+                statistics.column_statistics[index] = ColumnStatistics {
+                    null_count: Precision::Exact(0),
+                    min_value: Precision::Exact(value.clone()),
+                    max_value: Precision::Exact(value),
+                    ..ColumnStatistics::new_unknown()
+                };
+            }
+        }
+        Ok(Arc::new(statistics))
+    }
+
+    fn marking(&self, columns: &Columns, has_marker: bool) -> Marking {
+        let mut read = vec![None; self.held.len()];
+        for (position, held) in columns.read.iter().enumerate() {
+            read[*held] = Some(position);
+        }
+        Marking {
+            name: self.name.to_owned(),
+            options: Arc::clone(self.options),
+            held: self.held.to_vec(),
+            read,
+            marker: has_marker.then_some(columns.read.len()),
+            required: columns.required.clone(),
+            output: columns.output.clone(),
+            schema: Arc::clone(&columns.output_schema),
+        }
+    }
+
+    /// What the marking has to know of each file.
+    fn marked_files(&self, files: &[ScannedFile]) -> Result<Vec<MarkedFile>> {
+        let mut of_shape: HashMap<*const Shape, Arc<[Carried]>> = HashMap::new();
+        let mut marked = Vec::with_capacity(files.len());
+        for file in files {
+            let known = of_shape.get(&Arc::as_ptr(&file.shape)).map(Arc::clone);
+            let columns = match known {
+                Some(known) => known,
+                None => {
+                    let columns: Arc<[Carried]> = carried(self.held, file)?.into();
+                    let same_for_all = !file.shape.columns.iter().any(|column| column.in_path);
+                    if same_for_all {
+                        of_shape.insert(Arc::as_ptr(&file.shape), Arc::clone(&columns));
+                    }
+                    columns
+                }
+            };
+            marked.push(MarkedFile {
+                version: file.file.version,
+                path: Arc::clone(&file.file.path),
+                e_tag: file.file.e_tag.clone(),
+                time: file.file.time,
+                has_marker: self.marker_of(&file.shape).is_some(),
+                columns,
+            });
+        }
+        Ok(marked)
+    }
+
+    fn marker_of<'s>(&self, shape: &'s Shape) -> Option<&'s str> {
+        let column = shape.find(&self.options.marker)?;
+        (!column.in_path).then_some(column.name.as_str())
+    }
+
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        let files = self.files.iter().map(|file| {
+            let path = below(self.location.prefix(), &file.file.path);
+            (path, file.file.clone())
+        });
+        Arc::new(GuardedStore::new(self.location, files.collect()))
+    }
+
+    fn text(
+        &self,
+        read: &ChangeRead<'_>,
+        columns: &Columns,
+        format: &TextFormat,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let marked = self.marked_files(&self.files)?;
+        let has_marker = marked.iter().any(|file| file.has_marker);
+        let marker = Field::new(&self.options.marker, DataType::Utf8, true);
+        let mut fields: Vec<FieldRef> = columns
+            .read
+            .iter()
+            .map(|held| Arc::clone(&self.held[*held]))
+            .collect();
+        if has_marker {
+            fields.push(Arc::new(marker));
+        }
+        let spec = ReadSpec {
+            format: format.clone(),
+            compression: self.options.compression,
+            columns: Arc::new(Schema::new(fields)),
+            all: self.all_columns(),
+            batch_size: read.state.config().batch_size(),
+            quarantine: self.marking(columns, has_marker).sets_aside(),
+            raw: self.wanted == Wanted::Rejected,
+        };
+        let files = self.files.iter().zip(marked).map(|(file, marked)| TextFile {
+            path: below(self.location.prefix(), &file.file.path),
+            size: file.file.size,
+            file: Arc::new(marked),
+        });
+        let scan = TextScan {
+            location: self.location.clone(),
+            store: self.store(),
+            spec,
+            marking: self.marking(columns, has_marker),
+            wanted: self.wanted,
+        };
+        let partitions = read.state.config().target_partitions();
+        Ok(Arc::new(TextExec::new(scan, files.collect(), partitions)))
+    }
+
+    /// Every column that the files may have, in the order in which a file without a header has them.
+    fn all_columns(&self) -> SchemaRef {
+        let mut all: Vec<FieldRef> = Vec::new();
+        let mut seen: Vec<*const Shape> = Vec::new();
+        for file in &self.files {
+            if seen.contains(&Arc::as_ptr(&file.shape)) {
+                continue;
+            }
+            seen.push(Arc::as_ptr(&file.shape));
+            for column in file.shape.columns.iter().filter(|column| !column.in_path) {
+                let held = position(self.held, &column.name).map(|index| &self.held[index]);
+                let name = held.map_or(&column.name, |held| held.name());
+                if !all.iter().any(|field| field.name() == name) {
+                    let data_type = held.map_or(&DataType::Utf8, |held| held.data_type());
+                    all.push(Arc::new(Field::new(name, data_type.clone(), true)));
+                }
+            }
+        }
+        Arc::new(Schema::new(all))
+    }
+
+    fn parquet(
+        &self,
+        read: &ChangeRead<'_>,
+        columns: &Columns,
+    ) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
+        let mut fitting = Vec::new();
+        let mut others: Vec<(Arc<Shape>, Vec<ScannedFile>)> = Vec::new();
+        let mut known: HashMap<*const Shape, bool> = HashMap::new();
+        for file in &self.files {
+            let shape = &file.shape;
+            let fits = match known.get(&Arc::as_ptr(shape)) {
+                Some(fits) => *fits,
+                None => self.fits(shape, columns)?,
+            };
+            known.insert(Arc::as_ptr(shape), fits);
+            if fits {
+                fitting.push(file.clone());
+            } else if let Some((_, files)) = others.iter_mut().find(|(other, _)| other == shape) {
+                files.push(file.clone());
+            } else {
+                others.push((Arc::clone(shape), vec![file.clone()]));
+            }
+        }
+        let mut plans = Vec::new();
+        if !fitting.is_empty() {
+            let held = columns.read.iter().map(|held| Arc::clone(&self.held[*held]));
+            plans.push(self.parquet_files(read, columns, fitting, held.collect(), None)?);
+        }
+        for (shape, files) in others {
+            let own = shape.schema()?;
+            let of_file = |held: &FieldRef| match shape.find(held.name()) {
+                Some(column) if !column.in_path => {
+                    own.field_with_name(&column.name).map(|field| Arc::new(field.clone()))
+                }
+                // absent: whatever it is read as is NULL
+                _ => Ok(Arc::clone(held)),
+            };
+            let read_as = columns.read.iter().map(|held| of_file(&self.held[*held]));
+            let read_as = read_as.collect::<Result<Vec<FieldRef>, _>>()?;
+            plans.push(self.parquet_files(read, columns, files, read_as, Some(&shape))?);
+        }
+        Ok(plans)
+    }
+
+    /// Whether the Parquet reader gives the columns of such files as the source holds them.
+    fn fits(&self, shape: &Shape, columns: &Columns) -> Result<bool> {
+        let own = shape.schema()?;
+        let marker = Field::new(&self.options.marker, DataType::Utf8, true);
+        let marker: FieldRef = Arc::new(marker);
+        let read = columns.read.iter().map(|held| &self.held[*held]);
+        Ok(read.chain([&marker]).all(|held| match shape.find(held.name()) {
+            Some(column) if !column.in_path => {
+                let data_type = own.field_with_name(&column.name).map(Field::data_type);
+                column.name == *held.name()
+                    && data_type.is_ok_and(|found| widens(found, held.data_type()))
+            }
+            _ => true,
+        }))
+    }
+
+    /// Reads files whose columns are `read_as`; of one `shape` where those are not what the source holds.
+    fn parquet_files(
+        &self,
+        read: &ChangeRead<'_>,
+        columns: &Columns,
+        files: Vec<ScannedFile>,
+        read_as: Vec<FieldRef>,
+        shape: Option<&Arc<Shape>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let marked = self.marked_files(&files)?;
+        let has_marker = marked.iter().any(|file| file.has_marker);
+        let mut fields = read_as;
+        if has_marker {
+            let name = shape.and_then(|shape| self.marker_of(shape));
+            let name = name.unwrap_or(&self.options.marker);
+            fields.push(Arc::new(Field::new(name, DataType::Utf8, true)));
+        }
+        let filters = if shape.is_none() { read.filters } else { &[] };
+        let input = self.data_source(read, &files, Arc::new(Schema::new(fields)), filters)?;
+        let fitted = shape.map(|_| {
+            let held = columns.read.iter().map(|held| Arc::clone(&self.held[*held]));
+            let marker = has_marker.then(|| {
+                Arc::new(Field::new(&self.options.marker, DataType::Utf8, true)) as FieldRef
+            });
+            Arc::new(Schema::new(held.chain(marker).collect::<Vec<_>>()))
+        });
+        let by_version = marked.into_iter().map(|file| (file.version, file));
+        Ok(Arc::new(MarkExec::new(
+            input,
+            Arc::new(self.marking(columns, has_marker)),
+            Arc::new(by_version.collect()),
+            fitted,
+            self.wanted,
+        )))
+    }
+
+    /// DataFusion's Parquet scan: the file's columns, the version, the row's number.
+    fn data_source(
+        &self,
+        read: &ChangeRead<'_>,
+        files: &[ScannedFile],
+        schema: SchemaRef,
+        filters: &[Expr],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let width = schema.fields().len();
+        let row = Field::new(ROW, DataType::Int64, true).with_extension_type(RowNumber);
+        let table = TableSchema::builder(Arc::clone(&schema))
+            .with_table_partition_cols(vec![Arc::new(Field::new(VERSION, DataType::Int64, false))])
+            .with_virtual_columns(vec![Arc::new(row)])
+            .build();
+        let options = TableParquetOptions {
+            global: read.state.config_options().execution.parquet.clone(),
+            ..Default::default()
+        };
+        let readers = Arc::new(DefaultParquetFileReaderFactory::new(self.store()));
+        let mut source = ParquetSource::new(table.clone())
+            .with_table_parquet_options(options)
+            .with_parquet_file_reader_factory(readers);
+        if let Some(predicate) = predicate(read.state, filters, &schema)? {
+            source = source.with_predicate(predicate);
+        }
+        let url = store_url(self.location)?;
+        let runtime = read.state.runtime_env();
+        runtime.register_object_store(url.as_ref(), self.location.store());
+        let groups = FileGroup::new(files.iter().map(|file| self.partitioned(file)).collect());
+        let rows: u64 = files.iter().map(|file| 1 + file.file.size / GUESSED_ROW_BYTES).sum();
+        let bytes: u64 = files.iter().map(|file| file.file.size).sum();
+        let size = |number: u64| Precision::Inexact(usize::try_from(number).unwrap_or(usize::MAX));
+        let statistics = Statistics {
+            num_rows: size(rows),
+            total_byte_size: size(bytes),
+            ..Statistics::new_unknown(table.table_schema())
+        };
+        let config = FileScanConfigBuilder::new(url, Arc::new(source))
+            .with_file_groups(groups.split_files(read.state.config().target_partitions()))
+            .with_statistics(statistics)
+            .with_projection_indices(Some((0..width + 2).collect()))?
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+
+    fn partitioned(&self, file: &ScannedFile) -> PartitionedFile {
+        let FileVersion {
+            path,
+            size,
+            modified,
+            e_tag,
+            version,
+            ..
+        } = &file.file;
+        let meta = ObjectMeta {
+            location: below(self.location.prefix(), path),
+            last_modified: DateTime::from_timestamp_micros(*modified).unwrap_or_default(),
+            size: *size,
+            e_tag: e_tag.as_deref().map(str::to_owned),
+            version: None,
+        };
+        PartitionedFile::new_from_meta(meta)
+            .with_partition_values(vec![ScalarValue::Int64(Some(*version))])
+    }
+}
+
+/// Which columns a read needs.
+#[derive(Debug)]
+struct Columns {
+    /// Positions among the source's columns of what is read from the rows.
+    read: Vec<usize>,
+    /// Those that may not be NULL.
+    required: Vec<usize>,
+    output: Vec<Output>,
+    output_schema: SchemaRef,
+}
+
+impl Columns {
+    fn new(scan: &FileScan<'_>, read: &ChangeRead<'_>) -> Self {
+        let all: Vec<usize> = (0..scan.schema.fields().len()).collect();
+        let projected = read.projection.unwrap_or(&all);
+        let fields = projected.iter().map(|index| Arc::clone(&scan.schema.fields()[*index]));
+        let output_schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let output = projected.iter().map(|index| {
+            if *index < scan.held.len() {
+                Output::Held(*index)
+            } else {
+                Output::Change(Arc::clone(&scan.schema.fields()[*index]))
+            }
+        });
+        let names = scan.options.key.iter().chain(&scan.options.sequence);
+        let required = names.filter_map(|name| position(scan.held, name));
+        let required: Vec<usize> = required.collect();
+        let is_rejected = scan.wanted == Wanted::Rejected;
+        let mut wanted: Vec<usize> = projected
+            .iter()
+            .copied()
+            .filter(|index| *index < scan.held.len())
+            .chain(required.iter().copied())
+            // every value may be the one that does not fit
+            .chain((0..scan.held.len()).filter(|_| is_rejected))
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        Self {
+            read: wanted,
+            required,
+            output: output.collect(),
+            output_schema,
+        }
+    }
+}
+
+fn position(held: &[FieldRef], name: &str) -> Option<usize> {
+    find(held.iter().map(|field| field.name().as_str()), name)
+}
+
+/// How a file carries each of the source's columns.
+fn carried(held: &[FieldRef], file: &ScannedFile) -> Result<Vec<Carried>> {
+    let values: HashMap<String, Option<String>> = folder_values(&file.file.path).collect();
+    let of_column = |field: &FieldRef| match file.shape.find(field.name()) {
+        None => Ok(Carried::Absent),
+        Some(column) if column.in_path => {
+            let value = values.get(&column.name).cloned().flatten();
+            let value = ScalarValue::Utf8(value);
+            let cast = value.cast_to(field.data_type()).map_err(|_| {
+                crate::Error::invalid(format!(
+                    "{}: the folder {}={value} gives the column {:?} a value that is not {}; rename the folder, or declare the column with \
+                     another type",
+                    file.file.path,
+                    column.name,
+                    field.name(),
+                    field.data_type()
+                ))
+            });
+            cast.map(Carried::InPath)
+        }
+        Some(_) => Ok(Carried::InRows),
+    };
+    held.iter().map(of_column).collect()
+}
+
+/// The filters that can be evaluated on the file's columns alone. Bounds of floats leave NaN out: none on one may prune.
+fn predicate(
+    state: &dyn Session,
+    filters: &[Expr],
+    schema: &SchemaRef,
+) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+    let is_of_file = |filter: &&Expr| {
+        filter.column_refs().iter().all(|column| {
+            schema
+                .field_with_name(&column.name)
+                .is_ok_and(|field| !field.data_type().is_floating())
+        })
+    };
+    let Some(filter) = conjunction(filters.iter().filter(is_of_file).cloned()) else {
+        return Ok(None);
+    };
+    let df_schema = DFSchema::try_from(Arc::clone(schema))?;
+    Ok(state.create_physical_expr(filter, &df_schema).ok())
+}
+
+/// Whether every value of one type is a value of the other, and the Parquet reader casts it so.
+fn widens(from: &DataType, to: &DataType) -> bool {
+    use DataType::{
+        Decimal128, Float32, Float64, Int8, Int16, Int32, Int64, UInt8, UInt16, UInt32,
+    };
+    if from == to {
+        return true;
+    }
+    match (from, to) {
+        (Int8 | UInt8, Int16 | Int32 | Int64)
+        | (Int16 | UInt16, Int32 | Int64)
+        | (Int32 | UInt32, Int64)
+        | (Float32, Float64) => true,
+        (Decimal128(precision, scale), Decimal128(wider, same)) => {
+            scale == same && precision <= wider
+        }
+        _ => false,
+    }
+}
+
+/// The URL under which DataFusion's runtime knows the store: one for each location.
+fn store_url(location: &Location) -> Result<ObjectStoreUrl> {
+    let host: String = location
+        .shown()
+        .bytes()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Ok(ObjectStoreUrl::parse(format!("change-files://{host}"))?)
+}
