@@ -9,12 +9,14 @@
 //! races.rs    races::…                  sessions that write one target at the same moment
 //! histories.rs histories::…             random changes against a model
 //! locations.rs locations::<kind>::…     files in folders, cloud stores and on SFTP servers
+//! files.rs    files::…                  change-marked files on bad days, and random ones against a model
 //! ```
 //!
 //! Invariants: every trial has a warehouse of its own in a temporary folder, so trials run side by side; no trial writes
 //! anywhere else; a trial that cannot run here says why in its line and counts as ignored, never as passed.
 
 mod faults;
+mod files;
 mod golden;
 mod histories;
 mod interop;
@@ -47,6 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     trials.extend(races::trials());
     trials.extend(histories::trials());
     trials.extend(locations::trials());
+    trials.extend(files::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit()
 }
 

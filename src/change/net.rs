@@ -133,7 +133,12 @@ pub(crate) fn without_metadata(changes: LogicalPlan) -> Result<LogicalPlan> {
 /// that its rows are whole.
 pub(crate) fn with_metadata(changes: LogicalPlan) -> Result<LogicalPlan> {
     let own = columns(&changes, &|_| true);
-    if changes.schema().fields().iter().any(|field| is_metadata(field.name())) {
+    if changes
+        .schema()
+        .fields()
+        .iter()
+        .any(|field| is_metadata(field.name()))
+    {
         return Ok(changes);
     }
     let added = metadata_columns().into_iter().map(|field| {

@@ -42,7 +42,8 @@ use self::inspect::Inspector;
 use self::ledger::{FileVersion, Ledger, LedgerFolder};
 use self::location::Location;
 use self::mark_exec::Wanted;
-use self::options::{FileOptions, OnInvalid, OnMissing, OnNull, OnTie};
+use self::options::{FileFormat, FileOptions, OnInvalid, OnMissing, OnNull, OnTie};
+use self::reader::{CsvFormat, TextFormat};
 use self::scan::{FileScan, ScannedFile};
 use self::shape::{Shape, find, held_columns};
 use super::{ChangeRead, ChangeSource};
@@ -110,12 +111,17 @@ impl ChangeFiles {
             Some(ledger) => Location::try_new(ledger, &options.store)?,
             None => place.clone(),
         };
-        let pattern = options.pattern.as_ref().map(|pattern| pattern.as_str().to_owned());
+        // a ledger that lies elsewhere must not be taken for that of another location
+        let of = options.ledger.as_ref().map(|_| place.shown().to_owned());
+        let pattern = options
+            .pattern
+            .as_ref()
+            .map(|pattern| pattern.as_str().to_owned());
         Ok(Self {
             shared: Arc::new(Shared {
                 name: name.to_owned(),
                 location: place,
-                folder: LedgerFolder::new(ledger, pattern),
+                folder: LedgerFolder::new(ledger, pattern, of),
                 options: Arc::new(options),
                 declared,
                 last: Mutex::default(),
@@ -139,20 +145,26 @@ impl ChangeFiles {
         Ok(Arc::new(Schema::new(held)))
     }
 
-    /// All versions, with their files.
-    pub(crate) async fn versions(&self) -> Result<Vec<KnownFile>> {
+    /// All versions, with their files; whether these are there only if that is to be `checked`.
+    pub(crate) async fn versions(&self, checked: bool) -> Result<Vec<KnownFile>> {
         let found = self.current().await?;
         let last = found.ledger.versions();
         let files = found.ledger.files(&self.shared.folder, 1, last).await?;
-        let there = self.are_there(&found, &files).await?;
-        let known = files.into_iter().zip(there).map(|(file, is_there)| KnownFile {
-            version: file.version,
-            path: file.path,
-            size: file.size,
-            e_tag: file.e_tag,
-            time: file.time,
-            is_there,
-        });
+        let there = match checked {
+            true => self.are_there(&found, &files).await?,
+            false => vec![true; files.len()],
+        };
+        let known = files
+            .into_iter()
+            .zip(there)
+            .map(|(file, is_there)| KnownFile {
+                version: file.version,
+                path: file.path,
+                size: file.size,
+                e_tag: file.e_tag,
+                time: file.time,
+                is_there,
+            });
         Ok(known.collect())
     }
 
@@ -171,7 +183,13 @@ impl ChangeFiles {
             filters: &[],
             limit: None,
         };
-        self.scan(&found.ledger, last, files.collect(), &read, Wanted::Rejected)
+        self.scan(
+            &found.ledger,
+            last,
+            files.collect(),
+            &read,
+            Wanted::Rejected,
+        )
     }
 
     /// What there is now, or when this handle was first asked.
@@ -188,23 +206,26 @@ impl ChangeFiles {
             name: &shared.name,
             location: &shared.location,
             options: &shared.options,
-            declared: &shared.declared,
         };
         let discovery = Discovery {
             location: &shared.location,
             folder: &shared.folder,
             options: &shared.options,
             inspector: &inspector,
+            check: &|shapes| self.check_columns(&self.held_by(shapes)?),
         };
         let known = self.last().as_ref().map(|last| Arc::clone(&last.ledger));
         let found = Arc::new(Box::pin(discovery.run(known.as_deref())).await?);
-        self.check_columns(&found.ledger)?;
+        self.check_columns(&self.held(&found.ledger, found.ledger.versions())?)?;
         *self.last() = Some(Arc::clone(&found));
         Ok(found)
     }
 
     fn last(&self) -> std::sync::MutexGuard<'_, Option<Arc<Discovered>>> {
-        self.shared.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was found when a version was known to be there, without another look.
@@ -220,14 +241,29 @@ impl ChangeFiles {
     }
 
     fn held(&self, ledger: &Ledger, version: i64) -> Result<Vec<FieldRef>> {
+        self.held_by(&ledger.shapes(version).collect::<Vec<_>>())
+    }
+
+    fn held_by(&self, shapes: &[&Shape]) -> Result<Vec<FieldRef>> {
         let shared = &self.shared;
-        let shapes = ledger.shapes(version);
-        held_columns(&shared.declared, &shared.options.marker, shapes)
+        let shapes: Vec<Shape> = shapes.iter().map(|shape| self.named(shape)).collect();
+        held_columns(&shared.declared, &shared.options.marker, shapes.iter())
+    }
+
+    /// A shape by the names that its columns have here.
+    fn named(&self, shape: &Shape) -> Shape {
+        let is_headless = matches!(
+            &self.shared.options.format,
+            FileFormat::Text(TextFormat::Csv(CsvFormat { header: false, .. }))
+        );
+        match is_headless {
+            true => shape.clone().named(&self.shared.declared),
+            false => shape.clone(),
+        }
     }
 
     /// The key and the sequence must be columns.
-    fn check_columns(&self, ledger: &Ledger) -> Result<()> {
-        let held = self.held(ledger, ledger.versions())?;
+    fn check_columns(&self, held: &[FieldRef]) -> Result<()> {
         let options = &self.shared.options;
         let keys = options.key.iter().map(|key| ("key", key));
         let sequence = options.sequence.iter().map(|name| ("sequence", name));
@@ -265,16 +301,23 @@ impl ChangeFiles {
 
     /// For each file, whether it is there, unchanged; one without content need not be.
     async fn are_there(&self, found: &Discovered, files: &[FileVersion]) -> Result<Vec<bool>> {
+        // what was set aside as a whole has no rows, either
+        let unreadable = |file: &FileVersion| {
+            let shape = found.ledger.shape(file.shape);
+            shape.is_ok_and(|shape| shape.unreadable.is_some())
+        };
         if let Some(present) = &found.present {
             let is_there = |file: &FileVersion| {
                 let listed = usize::try_from(file.version - 1).ok();
                 let listed = listed.and_then(|index| present.get(index).copied());
-                file.size == 0 || listed.unwrap_or(false)
+                file.size == 0 || unreadable(file) || listed.unwrap_or(false)
             };
             return Ok(files.iter().map(is_there).collect());
         }
-        let heads = stream::iter(files.to_vec()).map(|file| async move {
-            if file.size == 0 {
+        let wanted = files.iter().map(|file| (file.clone(), unreadable(file)));
+        let wanted: Vec<(FileVersion, bool)> = wanted.collect();
+        let heads = stream::iter(wanted).map(|(file, unreadable)| async move {
+            if file.size == 0 || unreadable {
                 return Ok(true);
             }
             let path = below(self.shared.location.prefix(), &file.path);
@@ -335,7 +378,7 @@ impl ChangeFiles {
             let shape = match shapes.get(&file.shape) {
                 Some(shape) => Arc::clone(shape),
                 None => {
-                    let shape = Arc::new(ledger.shape(file.shape)?.clone());
+                    let shape = Arc::new(self.named(ledger.shape(file.shape)?));
                     shapes.insert(file.shape, Arc::clone(&shape));
                     shape
                 }
@@ -424,17 +467,26 @@ impl ChangeSource for ChangeFiles {
             earliest: 0,
             instants: HashMap::new(),
         };
-        for bound in [Some(&bounds.since), bounds.until.as_ref()].into_iter().flatten() {
+        for bound in [Some(&bounds.since), bounds.until.as_ref()]
+            .into_iter()
+            .flatten()
+        {
             match bound {
                 Bound::Timestamp(micros) => {
-                    let at = found.ledger.version_at(&self.shared.folder, *micros).await?;
+                    let at = found
+                        .ledger
+                        .version_at(&self.shared.folder, *micros)
+                        .await?;
                     clock.instants.insert(*micros, at);
                 }
                 Bound::Earliest => {
                     let last = found.ledger.versions();
                     let files = found.ledger.files(&self.shared.folder, 1, last).await?;
                     let there = self.are_there(&found, &files).await?;
-                    clock.earliest = there.iter().rposition(|there| !there).map_or(0, |index| index as i64 + 1);
+                    clock.earliest = there
+                        .iter()
+                        .rposition(|there| !there)
+                        .map_or(0, |index| index as i64 + 1);
                 }
                 Bound::Version(_) | Bound::Beginning => {}
             }
@@ -471,17 +523,25 @@ impl ChangeSource for ChangeFiles {
     async fn absent_columns(&self, range: ChangeRange) -> Result<Vec<String>> {
         let found = self.found_with(range.until()).await?;
         let held = self.held(&found.ledger, range.until())?;
-        let files = found.ledger.files(&self.shared.folder, range.first(), range.until());
+        let files = found
+            .ledger
+            .files(&self.shared.folder, range.first(), range.until());
         let mut shapes: Vec<u32> = files.await?.iter().map(|file| file.shape).collect();
         shapes.sort_unstable();
         shapes.dedup();
-        let shapes = shapes.into_iter().map(|number| found.ledger.shape(number));
-        let shapes = shapes.collect::<Result<Vec<&Shape>>>()?;
+        let shapes = shapes
+            .into_iter()
+            .map(|number| Ok(self.named(found.ledger.shape(number)?)));
+        let shapes = shapes.collect::<Result<Vec<Shape>>>()?;
         let is_absent = |field: &&FieldRef| {
             let mut with_rows = shapes.iter().filter(|shape| !shape.columns.is_empty());
             with_rows.any(|shape| shape.find(field.name()).is_none())
         };
-        Ok(held.iter().filter(is_absent).map(|field| field.name().clone()).collect())
+        Ok(held
+            .iter()
+            .filter(is_absent)
+            .map(|field| field.name().clone())
+            .collect())
     }
 
     async fn changes(
@@ -499,7 +559,9 @@ impl ChangeSource for ChangeFiles {
     }
 
     async fn rows(&self, _: i64, _: ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {
-        Err(Error::internal("files have changes, and no rows beside them"))
+        Err(Error::internal(
+            "files have changes, and no rows beside them",
+        ))
     }
 }
 

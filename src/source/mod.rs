@@ -110,14 +110,27 @@ pub(crate) trait ChangeSource: Debug + Send + Sync {
     async fn rows(&self, version: i64, read: ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>>;
 }
 
-/// How many rows the nodes of a plan that has run have set aside.
+/// Label of that metric that tells the scans of one statement apart.
+pub(crate) const SCAN: &str = "scan";
+
+/// How many rows a plan that has run has set aside. It may have read a source several times; each of these scans has set the same
+/// rows aside, or, if it was ended early, fewer.
 pub(crate) fn rejected_rows(plan: &Arc<dyn ExecutionPlan>) -> u64 {
-    let own = plan
-        .metrics()
-        .and_then(|metrics| metrics.sum_by_name(REJECTED_ROWS))
-        .map_or(0, |count| count.as_usize() as u64);
-    let below = plan.children().into_iter().map(rejected_rows);
-    own + below.sum::<u64>()
+    let mut scans = HashMap::new();
+    add_rejected(plan, &mut scans);
+    scans.into_values().max().unwrap_or(0)
+}
+
+fn add_rejected(plan: &Arc<dyn ExecutionPlan>, scans: &mut HashMap<String, u64>) {
+    for metric in plan.metrics().iter().flat_map(|metrics| metrics.iter()) {
+        let scan = metric.labels().iter().find(|label| label.name() == SCAN);
+        if let Some(scan) = scan.filter(|_| metric.value().name() == REJECTED_ROWS) {
+            *scans.entry(scan.value().to_owned()).or_default() += metric.value().as_usize() as u64;
+        }
+    }
+    for child in plan.children() {
+        add_rejected(child, scans);
+    }
 }
 
 /// The source at a location that [`ChangeSource::location`] has given, with credentials from the environment.

@@ -136,6 +136,8 @@ pub(crate) struct VersionsTable {
 
 /// Columns from here on are counted by reading the files.
 const FIRST_COUNT: usize = 7;
+/// These say whether the file is there.
+const READABLE: std::ops::Range<usize> = 2..4;
 
 impl VersionsTable {
     /// Those of `files`.
@@ -164,7 +166,7 @@ impl VersionsTable {
     /// Rows and deletes by version, of the files that are there.
     async fn changes(&self, state: &dyn Session, files: &ChangeFiles) -> Result<Counts> {
         let mut counts = Counts::new();
-        let versions = files.versions().await?;
+        let versions = files.versions(true).await?;
         // read run by run: a version whose file is gone lies in none
         let mut runs: Vec<(i64, i64)> = Vec::new();
         for file in versions.iter().filter(|file| file.is_there) {
@@ -238,9 +240,12 @@ impl TableProvider for VersionsTable {
         _: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let files = self.files.pinned();
-        let versions = files.versions().await?;
-        let is_counted = projection
-            .is_none_or(|projection| projection.iter().any(|index| *index >= FIRST_COUNT));
+        let reads = |columns: std::ops::Range<usize>| {
+            projection
+                .is_none_or(|projection| projection.iter().any(|index| columns.contains(index)))
+        };
+        let is_counted = reads(FIRST_COUNT..usize::MAX);
+        let versions = files.versions(is_counted || reads(READABLE)).await?;
         let (changes, rejected) = if is_counted && !versions.is_empty() {
             let changes = self.changes(state, &files).await?;
             (changes, self.set_aside(state, &files).await?)

@@ -8,10 +8,11 @@ use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::prelude::SessionContext;
-use datafusion::sql::parser::DFParserBuilder;
+use datafusion::sql::parser::{CreateExternalTable, DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
 use super::delta_table::DeltaTableProvider;
+use super::factory::{CHANGE_FILES, OPTION_PREFIX};
 use super::history::history;
 use super::parser::{Explain, Parsed, parse};
 use super::rewrite::{expand_stars, find_stars, rewrite_versions};
@@ -71,15 +72,29 @@ async fn logical_plan(ctx: &SessionContext, tokens: Vec<TokenWithSpan>) -> Resul
         tokens = expand_stars(tokens, &stars, &columns);
     }
     let mut statements = DFParserBuilder::new(tokens).build()?.parse_statements()?;
-    let statement = statements
+    let mut statement = statements
         .pop_front()
         .ok_or_else(|| Error::invalid("the statement is empty"))?;
+    if let Statement::CreateExternalTable(create) = &mut statement {
+        protect_options(create);
+    }
     if !statements.is_empty() {
         return Err(Error::invalid(
             "one statement at a time; split the script with alluvial::sql::split_statements",
         ));
     }
     Ok(ctx.state().statement_to_plan(statement).await?)
+}
+
+/// DataFusion takes some options of every external table for its own formats'; it leaves those with a prefix alone.
+fn protect_options(create: &mut CreateExternalTable) {
+    if create.file_type == CHANGE_FILES {
+        for (key, _) in &mut create.options {
+            if !key.contains('.') {
+                key.insert_str(0, OPTION_PREFIX);
+            }
+        }
+    }
 }
 
 /// The plan of a query given as text.

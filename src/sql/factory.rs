@@ -71,13 +71,21 @@ impl TableProviderFactory for ChangeFilesFactory {
     }
 }
 
+/// What `STORED AS` calls tables of files with change markers.
+pub(super) const CHANGE_FILES: &str = "CHANGE_FILES";
+/// What stands before their options on the way through DataFusion.
+pub(super) const OPTION_PREFIX: &str = "change_files.";
+
 /// DataFusion puts `format.` before options without a prefix; stores know them without.
 fn storage_options(options: &HashMap<String, String>) -> HashMap<String, String> {
     options
         .iter()
         .map(|(key, value)| {
             (
-                key.strip_prefix("format.").unwrap_or(key).to_owned(),
+                key.strip_prefix("format.")
+                    .or_else(|| key.strip_prefix(OPTION_PREFIX))
+                    .unwrap_or(key)
+                    .to_owned(),
                 value.clone(),
             )
         })

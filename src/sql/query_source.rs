@@ -128,6 +128,39 @@ impl QuerySource {
     }
 }
 
+/// Refuses a query over changes that do not carry all columns if it does not return which they carry: NULL would be taken for a
+/// value.
+fn check_carried(source: &str, absent: &[String], schema: &Schema) -> Result<()> {
+    const CHANGED_COLUMNS: &str = "_changed_columns";
+    let returned = |name: &&String| schema.field_with_name(name).is_ok();
+    let Some(column) = absent.iter().find(returned) else {
+        return Ok(());
+    };
+    if schema.field_with_name(CHANGED_COLUMNS).is_ok() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "some changes of {source} do not carry the column {column:?}, and the query does not return {CHANGED_COLUMNS}, so that NULL would be \
+         taken for its value; select that, too, from table_changes('{source}', …, metadata => 'full')"
+    )))
+}
+
+/// The same for the changes that a plan reads as a whole.
+pub(super) async fn check_all_carried(plan: &LogicalPlan) -> Result<()> {
+    let mut read = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        read.extend(changes_table(node));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    for table in read {
+        let source = table.source();
+        let range = source.resolve(&table.bounds_given()).await?;
+        let absent = source.absent_columns(range).await?;
+        check_carried(source.name(), &absent, plan.schema().as_arrow())?;
+    }
+    Ok(())
+}
+
 /// The changes that a node reads, if it does.
 fn changes_table(node: &LogicalPlan) -> Option<ChangesTable> {
     let LogicalPlan::TableScan(scan) = node else {
@@ -192,6 +225,19 @@ impl ChangeSource for QuerySource {
 
     fn refuses_ties(&self) -> bool {
         self.source.refuses_ties()
+    }
+
+    async fn absent_columns(&self, range: ChangeRange) -> Result<Vec<String>> {
+        let absent = self.source.absent_columns(range).await?;
+        if absent.is_empty() {
+            return Ok(absent);
+        }
+        check_carried(self.source.name(), &absent, &self.schema)?;
+        // an expression may be made of any of them
+        Ok(self
+            .own_columns()
+            .map(|field| field.name().clone())
+            .collect())
     }
 
     fn sets_rows_aside(&self) -> bool {

@@ -13,7 +13,7 @@ use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use super::catalog::{DEFAULT_SCHEMA, WarehouseCatalog};
 use super::ddl;
 use super::dml_rule::DmlRule;
-use super::factory::{ChangeFilesFactory, DeltaTableFactory};
+use super::factory::{CHANGE_FILES, ChangeFilesFactory, DeltaTableFactory};
 use super::functions::TableChangesFunction;
 use super::relation_planner::ChangesRelationPlanner;
 
@@ -70,7 +70,7 @@ impl SessionContextExt for SessionContext {
         let mut state = state.write();
         let factories = state.table_factories_mut();
         factories.insert("DELTA".into(), Arc::new(DeltaTableFactory));
-        factories.insert("CHANGE_FILES".into(), Arc::new(ChangeFilesFactory));
+        factories.insert(CHANGE_FILES.into(), Arc::new(ChangeFilesFactory));
         Ok(())
     }
 

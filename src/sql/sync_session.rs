@@ -14,7 +14,7 @@ use super::catalog::{WarehouseSchema, delta_table_of};
 use super::change_files_table::ChangeFilesTable;
 use super::changes_table::{ChangesTable, open_bounds};
 use super::ddl::{new_table, query_plan};
-use super::query_source::QuerySource;
+use super::query_source::{QuerySource, check_all_carried};
 use crate::delta::DeltaTable;
 use crate::error::{Error, Result};
 use crate::source::{ChangeFiles, ChangeSource, DeltaFeed};
@@ -62,7 +62,11 @@ impl SyncSession for SessionContext {
                 let table = self.table(name.clone()).await?;
                 Ok(table.into_unoptimized_plan())
             }
-            SourceSpec::Query(sql) => query_plan(self, sql).await,
+            SourceSpec::Query(sql) => {
+                let plan = query_plan(self, sql).await?;
+                check_all_carried(&plan).await?;
+                Ok(plan)
+            }
         }
     }
 }

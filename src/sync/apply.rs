@@ -18,7 +18,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::clauses::{MergeClauses, SOURCE, TARGET};
 use super::columns::{END_AT, START_AT, target_definition};
 use super::event::{END, EventLayout, OP, Op, SEQUENCE};
-use super::event_plan::{existing_events, missing_events};
+use super::event_plan::{current_events, existing_events, missing_events};
 use super::relation::VersionRelation;
 use super::remembered::application;
 use super::remembering::Remembering;
@@ -52,6 +52,11 @@ pub(super) async fn apply_changes(
     if resolution(setup) == Resolution::Timeline {
         let history = existing_events(&setup.layout, base, setup.events.clone()).await?;
         events = union(events, history)?;
+    } else if setup.layout.carried().is_some() {
+        // what a change does not carry is what the row holds, unless the change is late
+        let held = setup.held_in_row();
+        let rows = current_events(&setup.layout, base, held, setup.events.clone()).await?;
+        events = union(events, rows)?;
     }
     let resolved = remembering
         .resolve(setup, events, truncated.as_ref())

@@ -122,7 +122,11 @@ impl CurrentRows<'_> {
         events.extend([
             op.alias(OP),
             ident(sequence).alias(SEQUENCE),
-            cast(lit(datafusion::common::ScalarValue::Null), layout.sequence.clone()).alias(END),
+            cast(
+                lit(datafusion::common::ScalarValue::Null),
+                layout.sequence.clone(),
+            )
+            .alias(END),
             ident(COMMIT_VERSION).alias(VERSION),
             ident("_change_ordinal").alias(ORDINAL),
         ]);

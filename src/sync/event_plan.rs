@@ -22,7 +22,8 @@ use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
 
 const CHANGE_ORDINAL: &str = "_change_ordinal";
-const CHANGED_COLUMNS: &str = "_changed_columns";
+/// Names the columns that a change carries.
+pub(super) const CHANGED_COLUMNS: &str = "_changed_columns";
 
 /// What orders the changes of a key: SEQUENCE BY, or the version.
 #[derive(Debug, Clone)]
@@ -266,6 +267,24 @@ pub(super) async fn existing_events(
         Op::Existing.literal(),
         cast(ident(START_AT), layout.sequence.clone()),
         cast(ident(END_AT), layout.sequence.clone()),
+        lit(-1_i64),
+    ];
+    history_events(LogicalPlanBuilder::from(rows), layout, control)
+}
+
+/// The rows of a table whose keys `events` has, as events that come where the sequence that they hold puts them; before all
+/// others where versions order the changes.
+pub(super) async fn current_events(
+    layout: &EventLayout,
+    target: &Arc<Snapshot>,
+    held: Option<Expr>,
+    events: LogicalPlan,
+) -> Result<LogicalPlan> {
+    let rows = of_keys(layout, history(target).await?, events)?;
+    let control = [
+        Op::Existing.literal(),
+        cast(held.unwrap_or_else(|| lit(-1_i64)), layout.sequence.clone()),
+        cast(lit(ScalarValue::Null), layout.sequence.clone()),
         lit(-1_i64),
     ];
     history_events(LogicalPlanBuilder::from(rows), layout, control)

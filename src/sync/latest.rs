@@ -73,7 +73,7 @@ impl<'a> Winners<'a> {
         // since when the row that the winner writes has been there
         let removed = before
             .iter()
-            .rposition(|row| matches!(events.op(*row), Op::Delete | Op::Preimage));
+            .rposition(|row| matches!(events.op(*row), Op::Delete | Op::Preimage | Op::Remembered));
         let op = match (events.op(*winner), removed) {
             (Op::Preimage | Op::Delete, _) => Op::Delete,
             (Op::Upsert, Some(_)) => Op::Replace,
@@ -87,10 +87,10 @@ impl<'a> Winners<'a> {
             if let Some(filled) = filled {
                 let values = events.batch.column(column);
                 let ignores = self.layout.ignore_null[column];
-                let says = |row: usize| {
-                    events.carries(row, column) && (values.is_valid(row) || !ignores)
-                };
-                let given = |row: &&usize| events.op(**row) == Op::Upsert && says(**row);
+                let says =
+                    |row: usize| events.carries(row, column) && (values.is_valid(row) || !ignores);
+                let writes = |row: usize| matches!(events.op(row), Op::Upsert | Op::Existing);
+                let given = |row: &&usize| writes(**row) && says(**row);
                 let found = if says(*winner) {
                     Some(winner)
                 } else {

@@ -19,6 +19,7 @@ use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 
 use super::apply::{Fill, apply_changes, compare, fill};
 use super::columns::SourceNature;
+use super::event_plan::CHANGED_COLUMNS;
 use super::position::{Position, Registration};
 use super::relation::{Read, SourceRelation};
 use super::remembering::Remembering;
@@ -78,7 +79,10 @@ impl<S: SyncSession> Planner<'_, S> {
 
     async fn sync(&self, target: Target) -> Result<Step> {
         let source = self.session.sync_source(&self.sync.source).await?;
-        let Some(sequence) = source.sequence().filter(|_| self.sync.sequence_by.is_none()) else {
+        let Some(sequence) = source
+            .sequence()
+            .filter(|_| self.sync.sequence_by.is_none())
+        else {
             return self.sync_with(target, source).await;
         };
         // what the source says of itself holds unless the statement says otherwise
@@ -276,6 +280,7 @@ impl<S: SyncSession> Planner<'_, S> {
             to: Some(range.until()),
             target_version: target.version(),
             evolution: None,
+            counts_ignored: false,
             work: None,
         }
     }
@@ -430,6 +435,7 @@ impl<S: SyncSession> Planner<'_, S> {
             to: Some(version),
             target_version: target.version(),
             evolution: setup.evolution(target)?,
+            counts_ignored: !source.has_rows(),
             work: Some(
                 self.with_progress(work, registration, source, version)
                     .await?,
@@ -445,13 +451,23 @@ impl<S: SyncSession> Planner<'_, S> {
                 "APPLY CHANGES needs KEYS (…), the columns that tell rows apart",
             ));
         }
+        let source = self.session.sync_source(&self.sync.source).await.ok();
+        let carried = input.schema().field_with_unqualified_name(CHANGED_COLUMNS);
+        let nature = SourceNature {
+            // which of them are absent in which row, that column says
+            absent: match carried {
+                Ok(_) => column_names(&input),
+                Err(_) => vec![],
+            },
+            refuses_ties: source.is_some_and(|source| source.refuses_ties()),
+        };
         let setup = Setup::try_new(
             self.sync,
             &self.state,
             &target,
             input,
             self.sync.keys.clone(),
-            &SourceNature::default(),
+            &nature,
         )?;
         let remembering = Remembering::load(&setup, &target, false).await?;
         let known = remembering.truncated().cloned();
@@ -477,6 +493,7 @@ impl<S: SyncSession> Planner<'_, S> {
             to: None,
             target_version: target.version(),
             evolution: setup.evolution(&target)?,
+            counts_ignored: false,
             work: Some(work),
         })
     }
@@ -538,4 +555,9 @@ async fn nature(source: &dyn ChangeSource, range: ChangeRange) -> Result<SourceN
         absent: source.absent_columns(range).await?,
         refuses_ties: source.refuses_ties(),
     })
+}
+
+fn column_names(plan: &LogicalPlan) -> Vec<String> {
+    let fields = plan.schema().fields().iter();
+    fields.map(|field| field.name().clone()).collect()
 }

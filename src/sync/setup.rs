@@ -12,7 +12,8 @@ use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit, when};
 
 use super::columns::{
-    START_AT, SourceNature, check_history_columns, check_storage, event_layout, kept_columns, target_columns,
+    START_AT, SourceNature, check_history_columns, check_storage, event_layout, kept_columns,
+    target_columns,
 };
 use super::event::{EventLayout, OP, Op, SEQUENCE};
 use super::event_plan::{Sequence, parse_condition, source_events};
@@ -220,6 +221,12 @@ impl<'a> Setup<'a> {
                 )
             })
             .transpose()
+    }
+
+    /// What the target's row holds of SEQUENCE BY; `None` where versions order the changes or it lacks a column of it.
+    pub(super) fn held_in_row(&self) -> Option<Expr> {
+        let is_held = self.sync.sequence_by.is_some() && self.held;
+        is_held.then(|| self.sequence.expression.clone())
     }
 
     /// The same without rows that empty the target, and with what `truncated` has emptied it of as late.

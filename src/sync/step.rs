@@ -28,6 +28,8 @@ pub(super) struct Step {
     pub target_version: Option<i64>,
     /// Columns that the target must get first, in a commit of their own.
     pub evolution: Option<(Arc<Snapshot>, Metadata)>,
+    /// Whether a full run is made of changes, too, some of which may change nothing.
+    pub counts_ignored: bool,
     /// Absent when there is nothing to do.
     pub work: Option<Work>,
 }
@@ -78,7 +80,7 @@ impl Step {
                 rows = committed.rows;
             }
             report.rows_rejected = Some(rejected_rows(plan));
-            if self.mode == SyncMode::Incremental {
+            if self.mode == SyncMode::Incremental || self.counts_ignored {
                 report.rows_ignored = ignored_keys(plan, &rows);
             }
         }

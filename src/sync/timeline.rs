@@ -41,6 +41,9 @@ pub(super) fn resolve(
             tracked: &tracked,
             layout,
         };
+        let mut changes: Vec<usize> = rows.iter().copied().filter(|row| is_change(row)).collect();
+        changes.sort_by(|left, right| events.sequence(*left).cmp(&events.sequence(*right)));
+        events.check_ties(&changes)?;
         let history = key.history(&rows);
         let existing = rows
             .into_iter()
@@ -364,6 +367,11 @@ impl<'a> Output<'a> {
         let starts = UInt32Array::from(self.starts);
         columns.push(take(batch.column(self.layout.sequence()), &starts, None)?);
         columns.push(ends);
+        if self.layout.carried().is_some() {
+            // a row of a history says something of every column
+            let rows = columns.first().map_or(0, |column| column.len());
+            columns.push(new_null_array(&EventLayout::names_type(), rows));
+        }
         Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
     }
 

@@ -44,12 +44,13 @@ pub(super) struct Discovered {
 }
 
 /// Looks for files at a location.
-#[derive(Debug)]
 pub(super) struct Discovery<'a> {
     pub location: &'a Location,
     pub folder: &'a LedgerFolder,
     pub options: &'a FileOptions,
     pub inspector: &'a Inspector<'a>,
+    /// Refuses the columns of the first files, before these have versions: what is wrong with them may be the options.
+    pub check: &'a (dyn Fn(&[&Shape]) -> Result<()> + Sync),
 }
 
 impl Discovery<'_> {
@@ -75,6 +76,10 @@ impl Discovery<'_> {
                 });
             }
             let found = self.inspect(&ledger, new).await?;
+            if ledger.versions() == 0 {
+                let shapes: Vec<&Shape> = found.iter().map(|file| file.shape.as_ref()).collect();
+                (self.check)(&shapes)?;
+            }
             match self.folder.append(ledger.clone(), found).await? {
                 Appended::Done(ledger) => {
                     if let Some(present) = &mut present {
@@ -284,7 +289,10 @@ fn list_folders_after(
     let listed = async move {
         let level = store.list_with_delimiter(Some(&prefix)).await?;
         let files = level.objects.into_iter();
-        let files: Vec<_> = files.filter(|meta| meta.location > offset).map(Ok).collect();
+        let files: Vec<_> = files
+            .filter(|meta| meta.location > offset)
+            .map(Ok)
+            .collect();
         let mut parts = vec![stream::iter(files).boxed()];
         for folder in level.common_prefixes {
             let first = format!("{folder}/");
@@ -311,11 +319,15 @@ mod tests {
     #[tokio::test]
     async fn folders_before_the_offset_are_left_out() {
         let store = Arc::new(InMemory::new());
-        let paths = ["p/a/1", "p/a.csv", "p/b/1", "p/b/2", "p/b/c/1", "p/c/1", "p/z"];
+        let paths = [
+            "p/a/1", "p/a.csv", "p/b/1", "p/b/2", "p/b/c/1", "p/c/1", "p/z",
+        ];
         for path in paths {
             store.put(&Path::from(path), "x".into()).await.unwrap();
         }
-        for offset in ["p/", "p/a/1", "p/a.csv", "p/b/1", "p/b/c/0", "p/c/1", "p/zz"] {
+        for offset in [
+            "p/", "p/a/1", "p/a.csv", "p/b/1", "p/b/c/0", "p/c/1", "p/zz",
+        ] {
             let prefix = Path::from("p");
             let listed = list_folders_after(Arc::<InMemory>::clone(&store), prefix, offset.into());
             let mut listed: Vec<String> = listed
@@ -325,8 +337,10 @@ mod tests {
                 .unwrap();
             listed.sort();
             let offset = Path::from(offset).to_string();
-            let mut expected: Vec<&str> =
-                paths.into_iter().filter(|path| *path > offset.as_str()).collect();
+            let mut expected: Vec<&str> = paths
+                .into_iter()
+                .filter(|path| *path > offset.as_str())
+                .collect();
             expected.sort_unstable();
             assert_eq!(listed, expected, "after {offset}");
         }

@@ -36,7 +36,6 @@ pub(super) struct Inspector<'a> {
     pub name: &'a str,
     pub location: &'a Location,
     pub options: &'a FileOptions,
-    pub declared: &'a Schema,
 }
 
 /// The names of columns that need no type of a new file, in lower case.
@@ -55,7 +54,12 @@ impl Inspector<'_> {
 
     /// Adds the columns of a shape.
     pub(super) fn learn(&self, known: &mut KnownColumns, shape: &Shape) {
-        known.extend(shape.columns.iter().map(|column| column.name.to_lowercase()));
+        known.extend(
+            shape
+                .columns
+                .iter()
+                .map(|column| column.name.to_lowercase()),
+        );
         if !known.is_empty() {
             known.insert(self.options.marker.to_lowercase());
         }
@@ -66,14 +70,18 @@ impl Inspector<'_> {
     /// # Errors
     /// When the file cannot be read as what it should be, naming it; never under `on_invalid 'quarantine'`, where such a file has
     /// no columns and no rows.
-    pub(super) async fn shape(&self, file: &FileVersion, known: &KnownColumns) -> Result<Arc<Shape>> {
+    pub(super) async fn shape(
+        &self,
+        file: &FileVersion,
+        known: &KnownColumns,
+    ) -> Result<Arc<Shape>> {
         let in_path = folder_values(&file.path).map(|(name, _)| name);
         let schema = match self.schema(file, known).await {
             Ok(schema) => schema,
-            Err(error) if self.options.on_invalid == OnInvalid::Quarantine && !error.is_transient() => {
+            Err(Unread::Content(error)) if self.options.on_invalid == OnInvalid::Quarantine => {
                 return Ok(Arc::new(Shape::unreadable(error.to_string())));
             }
-            Err(error) => return Err(error),
+            Err(Unread::Content(error) | Unread::Store(error)) => return Err(error),
         };
         refuse_reserved_columns(&format!("{} (file {})", self.name, file.path), &schema)?;
         let mut shape = Shape::new(&schema, in_path);
@@ -86,7 +94,11 @@ impl Inspector<'_> {
         Ok(Arc::new(shape))
     }
 
-    async fn schema(&self, file: &FileVersion, known: &KnownColumns) -> Result<SchemaRef> {
+    async fn schema(
+        &self,
+        file: &FileVersion,
+        known: &KnownColumns,
+    ) -> Result<SchemaRef, Unread> {
         if file.size == 0 {
             return Ok(Arc::new(Schema::empty()));
         }
@@ -96,7 +108,7 @@ impl Inspector<'_> {
         }
     }
 
-    async fn parquet_schema(&self, file: &FileVersion) -> Result<SchemaRef> {
+    async fn parquet_schema(&self, file: &FileVersion) -> Result<SchemaRef, Unread> {
         let path = below(self.location.prefix(), &file.path);
         let footer = Footer {
             store: self.location.store(),
@@ -112,18 +124,23 @@ impl Inspector<'_> {
         Ok(Arc::new(schema))
     }
 
-    fn unreadable(&self, file: &FileVersion, format: &str, error: ParquetError) -> Error {
+    fn refused(&self, file: &FileVersion, error: object_store::Error) -> Unread {
+        let doing = format!("read {}", file.path);
+        Unread::Store(self.location.explain(&doing, error))
+    }
+
+    fn unreadable(&self, file: &FileVersion, format: &str, error: ParquetError) -> Unread {
         if let ParquetError::External(inner) = error {
             return match inner.downcast::<object_store::Error>() {
-                Ok(error) => self.location.explain(&format!("read {}", file.path), *error),
-                Err(other) => Error::invalid(format!("{}: {other}", file.path)),
+                Ok(error) => self.refused(file, *error),
+                Err(other) => Unread::Content(Error::invalid(format!("{}: {other}", file.path))),
             };
         }
-        Error::invalid(format!(
+        Unread::Content(Error::invalid(format!(
             "{} of {} is no whole {format} file ({error}); put it there again in one piece, under a name that begins with '_' or '.' until it \
              is complete, or set such files aside with on_invalid 'quarantine'",
             file.path, self.name
-        ))
+        )))
     }
 
     async fn text_schema(
@@ -131,35 +148,46 @@ impl Inspector<'_> {
         file: &FileVersion,
         format: &TextFormat,
         known: &KnownColumns,
-    ) -> Result<SchemaRef> {
+    ) -> Result<SchemaRef, Unread> {
+        let content = |error| match error {
+            Error::ObjectStore(error) => self.refused(file, error),
+            error => Unread::Content(error),
+        };
         let compression = self.options.compression;
         let bytes = || async {
             let path = below(self.location.prefix(), &file.path);
             let found = self.location.store().get(&path).await;
             found
                 .map(|found| found.into_stream().boxed())
-                .map_err(|error| self.location.explain(&format!("read {}", file.path), error))
+                .map_err(|error| self.refused(file, error))
         };
         let rows = self.options.infer_rows;
-        if matches!(format, TextFormat::Csv(CsvFormat { header: false, .. }))
-            && !self.declared.fields().is_empty()
-        {
-            // without a header the declaration says which column is which
-            return Ok(Arc::new(self.declared.clone()));
-        }
         if let TextFormat::Csv(csv @ CsvFormat { header: true, .. }) = format
             && !known.is_empty()
         {
-            let names = inspect_names(csv, compression, &file.path, bytes().await?).await?;
-            if names.iter().all(|name| known.contains(&name.to_lowercase())) {
+            let names = inspect_names(csv, compression, &file.path, bytes().await?).await;
+            let names = names.map_err(content)?;
+            if names
+                .iter()
+                .all(|name| known.contains(&name.to_lowercase()))
+            {
                 let columns = names.into_iter().map(|name| {
                     arrow::datatypes::Field::new(name, arrow::datatypes::DataType::Utf8, true)
                 });
                 return Ok(Arc::new(Schema::new(columns.collect::<Vec<_>>())));
             }
         }
-        inspect(format, compression, &file.path, bytes().await?, rows).await
+        let schema = inspect(format, compression, &file.path, bytes().await?, rows).await;
+        schema.map_err(content)
     }
+}
+
+/// Why the columns of a file are not known.
+enum Unread {
+    /// It is not what it should be, and never will be.
+    Content(Error),
+    /// It could not be had.
+    Store(Error),
 }
 
 /// The end of a Parquet file.

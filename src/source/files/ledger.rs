@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use self::batch::BatchHead;
 use self::checkpoint::CheckpointHead;
-use super::discovery::below;
+use super::discovery::{below, plain_tag};
 use super::location::Location;
 use super::shape::Shape;
 use crate::error::{Error, Result};
@@ -127,9 +127,12 @@ pub(super) struct Ledger {
     tail: Files,
     shapes: Vec<(i64, Shape)>,
     greatest: String,
+    /// The greatest path before the last discovery.
+    before_discovery: String,
     ordered: bool,
     time: i64,
     pattern: Option<String>,
+    of: Option<String>,
 }
 
 impl Ledger {
@@ -143,9 +146,11 @@ impl Ledger {
             tail: Files::default(),
             shapes: vec![],
             greatest: String::new(),
+            before_discovery: String::new(),
             ordered: true,
             time: 0,
             pattern: None,
+            of: None,
         }
     }
 
@@ -155,9 +160,11 @@ impl Ledger {
             last_batch: head.batch,
             shapes: head.shapes.clone(),
             greatest: head.greatest.clone(),
+            before_discovery: head.greatest.clone(),
             ordered: head.ordered,
             time: head.time,
             pattern: head.pattern.clone(),
+            of: head.of.clone(),
             checkpoint: Some(head),
             ..Self::empty()
         }
@@ -208,7 +215,10 @@ impl Ledger {
 
     /// The version of the newest file at or before a time; 0 where all are later.
     pub(super) async fn version_at(&self, folder: &LedgerFolder, micros: i64) -> Result<i64> {
-        let in_tail = self.tail.versions.partition_point(|file| file.time <= micros);
+        let in_tail = self
+            .tail
+            .versions
+            .partition_point(|file| file.time <= micros);
         if in_tail > 0 || self.checkpoint.is_none() {
             return Ok(self.in_checkpoint() * i64::from(in_tail > 0) + in_tail as i64);
         }
@@ -228,7 +238,10 @@ impl Ledger {
             let length = versions.len() as i64;
             let from = (first - 1 - offset).clamp(0, length) as usize;
             let to = (last - offset).clamp(0, length) as usize;
-            versions.get(from..to.max(from)).unwrap_or_default().to_vec()
+            versions
+                .get(from..to.max(from))
+                .unwrap_or_default()
+                .to_vec()
         };
         let mut files = Vec::new();
         if boundary > 0 && first <= boundary && last >= first {
@@ -239,7 +252,11 @@ impl Ledger {
     }
 
     /// The newest version of the file at a path.
-    pub(super) fn newest<'a>(&'a self, loaded: &'a Loaded<'a>, path: &str) -> Option<&'a FileVersion> {
+    pub(super) fn newest<'a>(
+        &'a self,
+        loaded: &'a Loaded<'a>,
+        path: &str,
+    ) -> Option<&'a FileVersion> {
         self.tail
             .newest(path)
             .or_else(|| loaded.0.and_then(|files| files.newest(path)))
@@ -257,12 +274,16 @@ impl Ledger {
         let batch = self.checkpoint.as_ref().map_or(0, |head| head.batch);
         self.checkpointed
             .get_or_try_init(|| async {
-                let bytes = folder.read(&checkpoint_name(batch)).await?;
-                let files = checkpoint::decode(bytes)?;
+                let read = folder.read(&checkpoint_name(batch)).await;
+                let files = match read.and_then(checkpoint::decode) {
+                    Ok(files) => files,
+                    // a newer one may have taken its place; the batches are there for ever
+                    Err(_) => self.from_batches(folder).await?,
+                };
                 if files.len() as i64 != self.in_checkpoint() {
                     return Err(Error::invalid(format!(
-                        "the ledger's checkpoint {} has {} files, and {} belong into it; remove {NEWEST_CHECKPOINT} beside it, and the batches \
-                         will be read instead",
+                        "the ledger's checkpoint {} has {} files, and {} belong into it; remove it and {NEWEST_CHECKPOINT} beside it, and the \
+                         batches will be read instead",
                         checkpoint_name(batch),
                         files.len(),
                         self.in_checkpoint()
@@ -273,9 +294,19 @@ impl Ledger {
             .await
     }
 
+    /// The files of the checkpoint, from the batches that it sums up.
+    async fn from_batches(&self, folder: &LedgerFolder) -> Result<Vec<FileVersion>> {
+        let all = folder.read_on(Self::empty()).await?;
+        let mut files = all.map_or(vec![], |all| all.tail.versions);
+        files.truncate(usize::try_from(self.in_checkpoint()).unwrap_or(usize::MAX));
+        Ok(files)
+    }
+
     fn add(&mut self, head: BatchHead, files: Vec<FileVersion>) -> Result<()> {
         let expected = (self.last_batch + 1, self.versions() + 1);
-        if (head.batch, head.first) != expected || self.id.as_ref().is_some_and(|id| *id != head.ledger) {
+        if (head.batch, head.first) != expected
+            || self.id.as_ref().is_some_and(|id| *id != head.ledger)
+        {
             return Err(Error::invalid(format!(
                 "the ledger's batch {} does not follow the one before it (it begins with version {}, and {} is due); its files have been \
                  mixed with another ledger's: restore them from a copy, or remove the ledger and let every consumer begin anew",
@@ -286,13 +317,21 @@ impl Ledger {
         self.shapes.extend(shapes.map(|shape| (head.first, shape)));
         let before = std::mem::take(&mut self.greatest);
         let least = files.iter().map(|file| &file.path).min();
-        let comes_after = least.is_none_or(|least| **least > *before);
-        self.ordered &= self.last_batch == 0 || comes_after;
+        // within one discovery files come by their times, and are after all before if all of them are
+        let last_of_others = match head.continues {
+            true => self.before_discovery.clone(),
+            false => before.clone(),
+        };
+        let comes_after = least.is_none_or(|least| **least > *last_of_others);
+        let is_first = last_of_others.is_empty();
+        self.ordered &= is_first || comes_after;
+        self.before_discovery = last_of_others;
         let greatest = files.iter().map(|file| file.path.as_ref()).max();
         self.greatest = greatest.unwrap_or_default().max(before.as_str()).to_owned();
         self.time = files.last().map_or(self.time, |file| file.time);
         self.id = Some(head.ledger);
         self.pattern = head.pattern;
+        self.of = head.of;
         self.last_batch = head.batch;
         for file in files {
             self.tail.push(file);
@@ -333,14 +372,16 @@ pub(super) enum Appended {
 pub(super) struct LedgerFolder {
     location: Location,
     pattern: Option<String>,
+    of: Option<String>,
 }
 
 impl LedgerFolder {
-    /// The ledger below `location` of files that match `pattern`.
-    pub(super) fn new(location: Location, pattern: Option<String>) -> Self {
+    /// The ledger below `location` of files that match `pattern`; `of` tells which files, where these are not at `location`.
+    pub(super) fn new(location: Location, pattern: Option<String>, of: Option<String>) -> Self {
         Self {
             location: location.join(FOLDER),
             pattern,
+            of,
         }
     }
 
@@ -380,8 +421,19 @@ impl LedgerFolder {
         let read = self.read_on(start).await?;
         let read = match read {
             Some(read) => read,
-            None => self.read_on(Ledger::empty()).await?.unwrap_or_else(Ledger::empty),
+            None => self
+                .read_on(Ledger::empty())
+                .await?
+                .unwrap_or_else(Ledger::empty),
         };
+        if read.last_batch > 0 && read.of.is_some() && self.of.is_some() && read.of != self.of {
+            return Err(Error::invalid(format!(
+                "the ledger at {} numbers the files of {}, and not those of {}; give each location a ledger of its own",
+                self.location.shown(),
+                read.of.as_deref().unwrap_or_default(),
+                self.of.as_deref().unwrap_or_default()
+            )));
+        }
         if read.last_batch > 0 && read.pattern != self.pattern {
             let shown = |pattern: &Option<String>| match pattern {
                 Some(pattern) => format!("the pattern '{pattern}'"),
@@ -402,9 +454,8 @@ impl LedgerFolder {
         // the last one that is known is listed again: a ledger that was made anew has another one there
         let offset = self.path(&batch_name((ledger.last_batch - 1).max(0)));
         let store = self.store();
-        let listed = store.list_with_offset(Some(self.location.prefix()), &offset);
+        let mut listed = store.list_with_offset(Some(self.location.prefix()), &offset);
         let mut batches = Vec::new();
-        let mut listed = listed.try_filter(|meta| std::future::ready(meta.size > 0));
         loop {
             match listed.try_next().await {
                 Ok(Some(meta)) => {
@@ -418,7 +469,7 @@ impl LedgerFolder {
         batches.sort_by_key(|(number, _)| *number);
         let mut new = batches.into_iter().peekable();
         if let Some((number, meta)) = new.peek() {
-            let seen = Some((meta.size, meta.e_tag.clone()));
+            let seen = Some((meta.size, tag_of(meta.e_tag.as_deref())));
             if *number == ledger.last_batch {
                 if ledger.last_seen.is_some() && ledger.last_seen != seen {
                     return Ok(None);
@@ -440,7 +491,7 @@ impl LedgerFolder {
         for ((text, name), (_, meta)) in texts.iter().zip(&new) {
             let (head, files) = batch::decode(name, text, ledger.time)?;
             ledger.add(head, files)?;
-            ledger.last_seen = Some((meta.size, meta.e_tag.clone()));
+            ledger.last_seen = Some((meta.size, tag_of(meta.e_tag.as_deref())));
         }
         Ok(Some(ledger))
     }
@@ -469,14 +520,17 @@ impl LedgerFolder {
         let mut ledger = ledger;
         // a ledger without a file has an identity, too
         let beginning = (ledger.last_batch == 0 && found.is_empty()).then_some(found.as_slice());
-        for found in beginning.into_iter().chain(found.chunks(BATCH_FILES)) {
-            let (head, files) = self.batch(&ledger, found);
+        let chunks = beginning.into_iter().chain(found.chunks(BATCH_FILES));
+        for (index, found) in chunks.enumerate() {
+            let (mut head, files) = self.batch(&ledger, found);
+            head.continues = index > 0;
             let name = batch_name(head.batch);
             let text = Bytes::from(batch::encode(&head, &files)?);
             let options = PutOptions::from(PutMode::Create);
             let (store, path) = self.file(&name);
+            let mut seen = None;
             match store.put_opts(&path, text.clone().into(), options).await {
-                Ok(_) => {}
+                Ok(put) => seen = tag_of(put.e_tag.as_deref()),
                 Err(
                     object_store::Error::AlreadyExists { .. }
                     | object_store::Error::Precondition { .. },
@@ -489,10 +543,9 @@ impl LedgerFolder {
                 Err(error) => return Err(self.location.explain(WRITE_LEDGER, error)),
             }
             ledger.add(head, files)?;
-            ledger.last_seen = None;
+            ledger.last_seen = seen.map(|tag| (text.len() as u64, Some(tag)));
         }
-        self.checkpoint_if_due(&ledger).await;
-        Ok(Appended::Done(ledger))
+        Ok(Appended::Done(self.checkpoint_if_due(ledger).await))
     }
 
     fn batch(&self, ledger: &Ledger, found: &[FoundFile]) -> (BatchHead, Vec<FileVersion>) {
@@ -530,6 +583,9 @@ impl LedgerFolder {
             batch: ledger.last_batch + 1,
             first,
             time: now,
+            continues: false,
+            files: files.len(),
+            of: self.of.clone(),
             pattern: self.pattern.clone(),
             shapes,
         };
@@ -552,7 +608,10 @@ impl LedgerFolder {
         };
         let written = match put().await {
             Ok(_) => put().await,
-            Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
+            Err(
+                object_store::Error::NotImplemented { .. }
+                | object_store::Error::NotSupported { .. },
+            ) => {
                 return Err(unfit("has no conditional write"));
             }
             Err(error) => {
@@ -561,25 +620,36 @@ impl LedgerFolder {
         };
         let _ = self.store().delete(&probe).await;
         match written {
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(()),
-            _ => Err(unfit("overwrites what is there")),
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
+            ) => Ok(()),
+            Ok(_) => Err(unfit("overwrites what is there")),
+            Err(error) => Err(self.location.explain(WRITE_LEDGER, error)),
         }
     }
 
-    /// Writes a checkpoint where it pays. It only saves time: a failure is nobody's concern.
-    async fn checkpoint_if_due(&self, ledger: &Ledger) {
+    /// Writes a checkpoint where it pays, and returns the ledger that stands on it. It only saves time: a failure is nobody's
+    /// concern.
+    async fn checkpoint_if_due(&self, ledger: Ledger) -> Ledger {
         let last = ledger.checkpoint.as_ref();
         let batches = ledger.last_batch - last.map_or(0, |head| head.batch);
         let files = ledger.tail.versions.len();
         let many = files >= CHECKPOINT_FILES && files as i64 >= ledger.in_checkpoint() / 4;
-        if batches >= CHECKPOINT_BATCHES || many {
-            let _ = self.write_checkpoint(ledger).await;
+        // the more files there are, the more a checkpoint costs
+        let due = CHECKPOINT_BATCHES.max(ledger.versions() / CHECKPOINT_FILES as i64);
+        if batches < due && !many {
+            return ledger;
+        }
+        match self.write_checkpoint(&ledger).await {
+            Ok(checkpointed) => checkpointed,
+            Err(_) => ledger,
         }
     }
 
-    async fn write_checkpoint(&self, ledger: &Ledger) -> Result<()> {
+    async fn write_checkpoint(&self, ledger: &Ledger) -> Result<Ledger> {
         let Some(id) = ledger.id.clone() else {
-            return Ok(());
+            return Ok(ledger.clone());
         };
         let files = ledger.files(self, 1, ledger.versions()).await?;
         let head = CheckpointHead {
@@ -590,15 +660,30 @@ impl LedgerFolder {
             ordered: ledger.ordered,
             time: ledger.time,
             pattern: ledger.pattern.clone(),
+            of: ledger.of.clone(),
             shapes: ledger.shapes.clone(),
         };
         let store = self.store();
         let path = self.path(&checkpoint_name(head.batch));
         store.put(&path, checkpoint::encode(&files)?.into()).await?;
-        let head = serde_json::to_vec(&head)?;
-        store.put(&self.path(NEWEST_CHECKPOINT), head.into()).await?;
-        Ok(())
+        let text = serde_json::to_vec(&head)?;
+        store
+            .put(&self.path(NEWEST_CHECKPOINT), text.into())
+            .await?;
+        if let Some(before) = ledger.checkpoint.as_ref().map(|before| before.batch) {
+            // whoever reads it now has to look again, or reads the batches
+            let _ = store.delete(&self.path(&checkpoint_name(before))).await;
+        }
+        Ok(Ledger {
+            checkpointed: Arc::new(OnceCell::new_with(Some(Files::new(files)))),
+            before_discovery: ledger.before_discovery.clone(),
+            ..Ledger::from_checkpoint(head)
+        })
     }
+}
+
+fn tag_of(tag: Option<&str>) -> Option<String> {
+    tag.map(|tag| plain_tag(tag).to_owned())
 }
 
 fn batch_name(batch: i64) -> String {

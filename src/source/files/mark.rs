@@ -11,11 +11,13 @@ use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use arrow::json::LineDelimitedWriter;
 use datafusion::common::ScalarValue;
+use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
 
 use super::fit::Misfit;
 use super::options::{FileOptions, OnInvalid, OnNull};
 use crate::change::{CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType};
 use crate::error::{Error, Result};
+use crate::source::{REJECTED_ROWS, SCAN};
 
 /// One column of what a read returns.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +70,8 @@ pub(super) struct Marking {
     pub required: Vec<usize>,
     pub output: Vec<Output>,
     pub schema: SchemaRef,
+    /// Which scan it is of.
+    pub scan: String,
 }
 
 /// The numbers of a batch's rows in their file.
@@ -168,13 +172,26 @@ impl Marking {
         ))
     }
 
+    /// The metric that counts rows that are set aside.
+    pub(super) fn rejected(&self, metrics: &ExecutionPlanMetricsSet, partition: usize) -> Count {
+        MetricBuilder::new(metrics)
+            .with_new_label(SCAN, self.scan.clone())
+            .counter(REJECTED_ROWS, partition)
+    }
+
     /// Whether rows that cannot be understood are set aside.
     pub(super) fn sets_aside(&self) -> bool {
         self.options.on_invalid == OnInvalid::Quarantine
             || self.options.on_null == OnNull::Quarantine
     }
 
-    fn add(&self, bad: &mut BTreeMap<usize, Bad>, row: usize, reason: String, set_aside: Option<bool>) {
+    fn add(
+        &self,
+        bad: &mut BTreeMap<usize, Bad>,
+        row: usize,
+        reason: String,
+        set_aside: Option<bool>,
+    ) {
         let quarantine = self.options.on_invalid == OnInvalid::Quarantine;
         bad.entry(row).or_insert(Bad {
             reason,
@@ -203,7 +220,11 @@ impl Marking {
         let mut deletes = Vec::with_capacity(values.len());
         let mut any = false;
         for row in 0..values.len() {
-            let value = if values.is_null(row) { "" } else { values.value(row) };
+            let value = if values.is_null(row) {
+                ""
+            } else {
+                values.value(row)
+            };
             let mark = match last {
                 Some((before, mark)) if before == value => mark,
                 _ => self.meaning(value),
@@ -214,7 +235,10 @@ impl Marking {
                 Mark::Nothing => self.add(
                     bad,
                     row,
-                    format!("{:?} is NULL or empty (on_null 'u' takes such rows for upserts)", self.options.marker),
+                    format!(
+                        "{:?} is NULL or empty (on_null 'u' takes such rows for upserts)",
+                        self.options.marker
+                    ),
                     Some(self.sets_aside()),
                 ),
                 Mark::Unknown => self.add(
@@ -264,7 +288,12 @@ impl Marking {
         }
     }
 
-    fn check_required(&self, file: &MarkedFile, batch: &RecordBatch, bad: &mut BTreeMap<usize, Bad>) {
+    fn check_required(
+        &self,
+        file: &MarkedFile,
+        batch: &RecordBatch,
+        bad: &mut BTreeMap<usize, Bad>,
+    ) {
         for held in &self.required {
             let name = self.held[*held].name();
             let nulls: Vec<usize> = match (&file.columns[*held], self.read[*held]) {
@@ -273,14 +302,21 @@ impl Marking {
                     if column.null_count() == 0 {
                         continue;
                     }
-                    (0..column.len()).filter(|row| column.is_null(*row)).collect()
+                    (0..column.len())
+                        .filter(|row| column.is_null(*row))
+                        .collect()
                 }
                 (Carried::InPath(value), _) if !value.is_null() => continue,
                 _ => (0..batch.num_rows()).collect(),
             };
             let what = if self.is_key(name) { "key" } else { "sequence" };
             for row in nulls {
-                self.add(bad, row, format!("the {what} column {name:?} is NULL"), None);
+                self.add(
+                    bad,
+                    row,
+                    format!("the {what} column {name:?} is NULL"),
+                    None,
+                );
             }
         }
     }
@@ -363,7 +399,12 @@ impl Marking {
     }
 
     /// The columns that the file carries; NULL where it carries them all.
-    fn changed_columns(&self, field: &FieldRef, file: &MarkedFile, count: usize) -> Result<ArrayRef> {
+    fn changed_columns(
+        &self,
+        field: &FieldRef,
+        file: &MarkedFile,
+        count: usize,
+    ) -> Result<ArrayRef> {
         if !file.columns.contains(&Carried::Absent) {
             return Ok(new_null_array(field.data_type(), count));
         }
@@ -405,7 +446,9 @@ fn change_types(deletes: Option<&BooleanArray>, count: usize) -> ArrayRef {
 pub(super) fn as_json(row: &RecordBatch) -> String {
     let mut writer = LineDelimitedWriter::new(Vec::new());
     match writer.write(row).and_then(|()| writer.finish()) {
-        Ok(()) => String::from_utf8_lossy(&writer.into_inner()).trim_end().to_owned(),
+        Ok(()) => String::from_utf8_lossy(&writer.into_inner())
+            .trim_end()
+            .to_owned(),
         Err(error) => format!("the row cannot be shown: {error}"),
     }
 }

@@ -15,7 +15,7 @@ use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::metrics::{
-    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
+    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricsSet,
 };
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -26,7 +26,6 @@ use super::fit::fit;
 use super::mark::{MarkedFile, Marking, RowNumbers};
 use super::rejected::{rejected_batch, rejected_schema};
 use crate::error::{Error, Result};
-use crate::source::REJECTED_ROWS;
 
 /// The files of a scan, by version.
 pub(super) type MarkedFiles = Arc<HashMap<i64, MarkedFile>>;
@@ -149,7 +148,7 @@ impl ExecutionPlan for MarkExec {
             fitted: self.fitted.clone(),
             wanted: self.wanted,
             metrics: BaselineMetrics::new(&self.metrics, partition),
-            rejected: MetricBuilder::new(&self.metrics).counter(REJECTED_ROWS, partition),
+            rejected: self.marking.rejected(&self.metrics, partition),
         };
         let input = self.input.execute(partition, context)?;
         let batches = input

@@ -6,7 +6,7 @@
 //!  others    TextExec                        reads and marks
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
@@ -31,6 +31,7 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::union::UnionExec;
 use object_store::{ObjectMeta, ObjectStore};
 use parquet::arrow::RowNumber;
+use uuid::Uuid;
 
 use super::discovery::below;
 use super::guarded_store::GuardedStore;
@@ -39,14 +40,14 @@ use super::ledger::FileVersion;
 use super::location::Location;
 use super::mark::{Carried, MarkedFile, Marking, Output};
 use super::mark_exec::{MarkExec, Wanted};
-use super::options::{FileFormat, FileOptions};
+use super::options::{FileFormat, FileOptions, OnInvalid};
 use super::reader::{ReadSpec, TextFormat};
 use super::rejected::rejected_schema;
-use super::set_aside::set_aside_files;
+use super::set_aside::SetAsideExec;
 use super::shape::{Shape, find};
 use super::text_exec::{TextExec, TextFile, TextScan};
 use crate::change::{COMMIT_TIMESTAMP, COMMIT_VERSION};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::source::ChangeRead;
 
 const VERSION: &str = "__alluvial_version";
@@ -82,11 +83,20 @@ impl FileScan<'_> {
             .into_iter()
             .partition(|file| file.shape.unreadable.is_some());
         self.files = files;
+        let sets_aside = self.options.on_invalid == OnInvalid::Quarantine;
+        if let Some(file) = unreadable.first()
+            && !sets_aside
+            && self.wanted == Wanted::Changes
+        {
+            return Err(self.unreadable(file));
+        }
         self.prune(read)?;
-        let columns = Columns::new(&self, read);
+        let columns = Columns::new(&self, read, self.reads_all()?);
         let mut plans = Vec::new();
-        if self.wanted == Wanted::Rejected && !unreadable.is_empty() {
-            plans.push(set_aside_files(&unreadable)?);
+        if !unreadable.is_empty() {
+            let marking = self.marking(&columns, false);
+            let set_aside = SetAsideExec::try_new(&unreadable, marking, self.wanted)?;
+            plans.push(Arc::new(set_aside) as Arc<dyn ExecutionPlan>);
         }
         if !self.files.is_empty() {
             match &self.options.format {
@@ -105,6 +115,38 @@ impl FileScan<'_> {
             1 => Ok(plans.remove(0)),
             _ => Ok(UnionExec::try_new(plans)?),
         }
+    }
+
+    fn unreadable(&self, file: &ScannedFile) -> Error {
+        Error::invalid(format!(
+            "the file {} of version {} of {} has been set aside as a whole by a reader with on_invalid 'quarantine' ({}); read on from that \
+             version, or give this table the same option",
+            file.file.path,
+            file.file.version,
+            self.name,
+            file.shape.unreadable.as_deref().unwrap_or_default()
+        ))
+    }
+
+    /// Whether every column has to be read: a row is set aside for any value that does not fit, wanted or not.
+    fn reads_all(&self) -> Result<bool> {
+        if self.wanted == Wanted::Rejected {
+            return Ok(true);
+        }
+        if self.options.on_invalid != OnInvalid::Quarantine {
+            return Ok(false);
+        }
+        if self.options.format != FileFormat::Parquet {
+            return Ok(true);
+        }
+        let all: Vec<usize> = (0..self.held.len()).collect();
+        let mut known: HashSet<*const Shape> = HashSet::new();
+        for file in &self.files {
+            if known.insert(Arc::as_ptr(&file.shape)) && !self.fits(&file.shape, &all)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Leaves out the files that the filters rule out by what is the same in all their rows.
@@ -171,6 +213,7 @@ impl FileScan<'_> {
             required: columns.required.clone(),
             output: columns.output.clone(),
             schema: Arc::clone(&columns.output_schema),
+            scan: columns.scan.clone(),
         }
     }
 
@@ -239,14 +282,18 @@ impl FileScan<'_> {
             columns: Arc::new(Schema::new(fields)),
             all: self.all_columns(),
             batch_size: read.state.config().batch_size(),
-            quarantine: self.marking(columns, has_marker).sets_aside(),
+            quarantine: self.options.on_invalid == OnInvalid::Quarantine,
             raw: self.wanted == Wanted::Rejected,
         };
-        let files = self.files.iter().zip(marked).map(|(file, marked)| TextFile {
-            path: below(self.location.prefix(), &file.file.path),
-            size: file.file.size,
-            file: Arc::new(marked),
-        });
+        let files = self
+            .files
+            .iter()
+            .zip(marked)
+            .map(|(file, marked)| TextFile {
+                path: below(self.location.prefix(), &file.file.path),
+                size: file.file.size,
+                file: Arc::new(marked),
+            });
         let scan = TextScan {
             location: self.location.clone(),
             store: self.store(),
@@ -291,7 +338,7 @@ impl FileScan<'_> {
             let shape = &file.shape;
             let fits = match known.get(&Arc::as_ptr(shape)) {
                 Some(fits) => *fits,
-                None => self.fits(shape, columns)?,
+                None => self.fits(shape, &columns.read)?,
             };
             known.insert(Arc::as_ptr(shape), fits);
             if fits {
@@ -304,15 +351,18 @@ impl FileScan<'_> {
         }
         let mut plans = Vec::new();
         if !fitting.is_empty() {
-            let held = columns.read.iter().map(|held| Arc::clone(&self.held[*held]));
+            let held = columns
+                .read
+                .iter()
+                .map(|held| Arc::clone(&self.held[*held]));
             plans.push(self.parquet_files(read, columns, fitting, held.collect(), None)?);
         }
         for (shape, files) in others {
             let own = shape.schema()?;
             let of_file = |held: &FieldRef| match shape.find(held.name()) {
-                Some(column) if !column.in_path => {
-                    own.field_with_name(&column.name).map(|field| Arc::new(field.clone()))
-                }
+                Some(column) if !column.in_path => own
+                    .field_with_name(&column.name)
+                    .map(|field| Arc::new(field.clone())),
                 // absent: whatever it is read as is NULL
                 _ => Ok(Arc::clone(held)),
             };
@@ -324,19 +374,21 @@ impl FileScan<'_> {
     }
 
     /// Whether the Parquet reader gives the columns of such files as the source holds them.
-    fn fits(&self, shape: &Shape, columns: &Columns) -> Result<bool> {
+    fn fits(&self, shape: &Shape, columns: &[usize]) -> Result<bool> {
         let own = shape.schema()?;
         let marker = Field::new(&self.options.marker, DataType::Utf8, true);
         let marker: FieldRef = Arc::new(marker);
-        let read = columns.read.iter().map(|held| &self.held[*held]);
-        Ok(read.chain([&marker]).all(|held| match shape.find(held.name()) {
-            Some(column) if !column.in_path => {
-                let data_type = own.field_with_name(&column.name).map(Field::data_type);
-                column.name == *held.name()
-                    && data_type.is_ok_and(|found| widens(found, held.data_type()))
-            }
-            _ => true,
-        }))
+        let read = columns.iter().map(|held| &self.held[*held]);
+        Ok(read
+            .chain([&marker])
+            .all(|held| match shape.find(held.name()) {
+                Some(column) if !column.in_path => {
+                    let data_type = own.field_with_name(&column.name).map(Field::data_type);
+                    column.name == *held.name()
+                        && data_type.is_ok_and(|found| widens(found, held.data_type()))
+                }
+                _ => true,
+            }))
     }
 
     /// Reads files whose columns are `read_as`; of one `shape` where those are not what the source holds.
@@ -359,7 +411,10 @@ impl FileScan<'_> {
         let filters = if shape.is_none() { read.filters } else { &[] };
         let input = self.data_source(read, &files, Arc::new(Schema::new(fields)), filters)?;
         let fitted = shape.map(|_| {
-            let held = columns.read.iter().map(|held| Arc::clone(&self.held[*held]));
+            let held = columns
+                .read
+                .iter()
+                .map(|held| Arc::clone(&self.held[*held]));
             let marker = has_marker.then(|| {
                 Arc::new(Field::new(&self.options.marker, DataType::Utf8, true)) as FieldRef
             });
@@ -404,7 +459,10 @@ impl FileScan<'_> {
         let runtime = read.state.runtime_env();
         runtime.register_object_store(url.as_ref(), self.location.store());
         let groups = FileGroup::new(files.iter().map(|file| self.partitioned(file)).collect());
-        let rows: u64 = files.iter().map(|file| 1 + file.file.size / GUESSED_ROW_BYTES).sum();
+        let rows: u64 = files
+            .iter()
+            .map(|file| 1 + file.file.size / GUESSED_ROW_BYTES)
+            .sum();
         let bytes: u64 = files.iter().map(|file| file.file.size).sum();
         let size = |number: u64| Precision::Inexact(usize::try_from(number).unwrap_or(usize::MAX));
         let statistics = Statistics {
@@ -450,13 +508,17 @@ struct Columns {
     required: Vec<usize>,
     output: Vec<Output>,
     output_schema: SchemaRef,
+    /// Tells this scan from every other one.
+    scan: String,
 }
 
 impl Columns {
-    fn new(scan: &FileScan<'_>, read: &ChangeRead<'_>) -> Self {
+    fn new(scan: &FileScan<'_>, read: &ChangeRead<'_>, reads_all: bool) -> Self {
         let all: Vec<usize> = (0..scan.schema.fields().len()).collect();
         let projected = read.projection.unwrap_or(&all);
-        let fields = projected.iter().map(|index| Arc::clone(&scan.schema.fields()[*index]));
+        let fields = projected
+            .iter()
+            .map(|index| Arc::clone(&scan.schema.fields()[*index]));
         let output_schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let output = projected.iter().map(|index| {
             if *index < scan.held.len() {
@@ -468,14 +530,12 @@ impl Columns {
         let names = scan.options.key.iter().chain(&scan.options.sequence);
         let required = names.filter_map(|name| position(scan.held, name));
         let required: Vec<usize> = required.collect();
-        let is_rejected = scan.wanted == Wanted::Rejected;
         let mut wanted: Vec<usize> = projected
             .iter()
             .copied()
             .filter(|index| *index < scan.held.len())
             .chain(required.iter().copied())
-            // every value may be the one that does not fit
-            .chain((0..scan.held.len()).filter(|_| is_rejected))
+            .chain((0..scan.held.len()).filter(|_| reads_all))
             .collect();
         wanted.sort_unstable();
         wanted.dedup();
@@ -484,6 +544,7 @@ impl Columns {
             required,
             output: output.collect(),
             output_schema,
+            scan: Uuid::new_v4().to_string(),
         }
     }
 }
@@ -501,7 +562,7 @@ fn carried(held: &[FieldRef], file: &ScannedFile) -> Result<Vec<Carried>> {
             let value = values.get(&column.name).cloned().flatten();
             let value = ScalarValue::Utf8(value);
             let cast = value.cast_to(field.data_type()).map_err(|_| {
-                crate::Error::invalid(format!(
+                Error::invalid(format!(
                     "{}: the folder {}={value} gives the column {:?} a value that is not {}; rename the folder, or declare the column with \
                      another type",
                     file.file.path,

@@ -81,6 +81,15 @@ impl Shape {
         }
     }
 
+    /// The shape with the columns of its rows called by their place: a file without a header has no names of its own.
+    pub(super) fn named(mut self, names: &Schema) -> Self {
+        let own = self.columns.iter_mut().filter(|column| !column.in_path);
+        for (column, field) in own.zip(names.fields()) {
+            column.name.clone_from(field.name());
+        }
+        self
+    }
+
     /// The column that is meant by a name, if there is one.
     pub(super) fn find(&self, name: &str) -> Option<&ShapeColumn> {
         find(self.columns.iter().map(|column| column.name.as_str()), name)
@@ -101,7 +110,10 @@ impl Shape {
 }
 
 /// The position of the one name that is meant: as it is spelt, or else in another case if only one is.
-pub(super) fn find<'a>(names: impl Iterator<Item = &'a str> + Clone, wanted: &str) -> Option<usize> {
+pub(super) fn find<'a>(
+    names: impl Iterator<Item = &'a str> + Clone,
+    wanted: &str,
+) -> Option<usize> {
     if let Some(exact) = names.clone().position(|name| name == wanted) {
         return Some(exact);
     }
@@ -140,7 +152,11 @@ pub(super) fn held_columns<'a>(
             if index == 0 && !declared.fields().is_empty() {
                 left_out.insert(column.name.to_lowercase());
             } else {
-                held.push(Arc::new(Field::new(&column.name, column.parsed_type()?, true)));
+                held.push(Arc::new(Field::new(
+                    &column.name,
+                    column.parsed_type()?,
+                    true,
+                )));
             }
         }
     }
@@ -148,11 +164,7 @@ pub(super) fn held_columns<'a>(
 }
 
 fn nullable(field: &FieldRef) -> FieldRef {
-    Arc::new(Field::new(
-        field.name(),
-        held_type(field.data_type()),
-        true,
-    ))
+    Arc::new(Field::new(field.name(), held_type(field.data_type()), true))
 }
 
 /// The type in which a column is held: the same values, in the plainest layout.

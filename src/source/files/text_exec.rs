@@ -14,7 +14,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{
-    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
+    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricsSet,
 };
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -27,10 +27,9 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use super::location::Location;
 use super::mark::{MarkedFile, Marking, RejectedRow, RowNumbers};
 use super::mark_exec::Wanted;
-use super::reader::{Item, ReadSpec, read_file};
+use super::reader::{Item, ReadSpec, Rejected, read_file};
 use super::rejected::{rejected_batch, rejected_schema};
-use crate::error::Result;
-use crate::source::REJECTED_ROWS;
+use crate::error::{Error, Result};
 
 /// How many files of a partition are open at once.
 const OPEN_FILES: usize = 8;
@@ -97,7 +96,8 @@ pub(super) fn split(files: Vec<TextFile>, parts: usize) -> Vec<Vec<TextFile>> {
     let mut split: Vec<Vec<TextFile>> = vec![vec![]];
     let mut spent = 0;
     for file in files {
-        if spent >= share * split.len() as u64 && split.last().is_some_and(|part| !part.is_empty()) {
+        if spent >= share * split.len() as u64 && split.last().is_some_and(|part| !part.is_empty())
+        {
             split.push(vec![]);
         }
         spent += cost(&file);
@@ -159,7 +159,7 @@ impl ExecutionPlan for TextExec {
             scan: Arc::clone(&self.scan),
             spec: Arc::new(self.scan.spec.clone()),
             metrics: BaselineMetrics::new(&self.metrics, partition),
-            rejected: MetricBuilder::new(&self.metrics).counter(REJECTED_ROWS, partition),
+            rejected: self.scan.marking.rejected(&self.metrics, partition),
         });
         let files = self.partitions[partition].clone();
         let batches = stream::iter(files)
@@ -201,7 +201,10 @@ struct FileReader {
 }
 
 impl FileReader {
-    async fn open(self: Arc<Self>, file: TextFile) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    async fn open(
+        self: Arc<Self>,
+        file: TextFile,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         if file.size == 0 {
             return Ok(stream::empty().boxed());
         }
@@ -210,7 +213,8 @@ impl FileReader {
         let scan = Arc::clone(&self.scan);
         let checked = file.clone();
         // a store whose files are changed in place may have mixed two contents
-        let unchanged = stream::once(async move { scan.store.head(&checked.path).await.map(|_| None) });
+        let unchanged =
+            stream::once(async move { scan.store.head(&checked.path).await.map(|_| None) });
         let bytes = found.into_stream().map_ok(Some);
         let bytes = if self.scan.location.replaces_whole_files() {
             bytes.boxed()
@@ -222,7 +226,7 @@ impl FileReader {
         Ok(self.mark(file, items).boxed())
     }
 
-    fn explain(&self, file: &TextFile, error: object_store::Error) -> crate::Error {
+    fn explain(&self, file: &TextFile, error: object_store::Error) -> Error {
         let doing = format!("read {}", file.file.path);
         self.scan.location.explain(&doing, error)
     }
@@ -234,10 +238,18 @@ impl FileReader {
     ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
         items
             .map(move |item| {
-                let item = item.map_err(|error| match error {
-                    crate::Error::ObjectStore(error) => self.explain(&file, error),
+                let item = match item {
+                    Err(Error::ObjectStore(error)) => Err(self.explain(&file, error)),
+                    // what cannot be read on is set aside from there on
+                    Err(Error::Invalid(reason)) if self.spec.quarantine => {
+                        Ok(Item::Rejected(Rejected {
+                            row: 0,
+                            reason,
+                            raw: String::new(),
+                        }))
+                    }
                     other => other,
-                });
+                };
                 self.marked(&file.file, item?)
             })
             .try_filter_map(|batch| async { Ok(batch) })
@@ -249,8 +261,7 @@ impl FileReader {
             Item::Rows(rows) => {
                 let numbers = RowNumbers::From(rows.first_row.cast_signed());
                 let marking = &self.scan.marking;
-                let marked =
-                    marking.mark(file, &rows.batch, numbers, rows.raw.as_ref(), vec![])?;
+                let marked = marking.mark(file, &rows.batch, numbers, rows.raw.as_ref(), vec![])?;
                 (Some(marked.batch), marked.rejected)
             }
             Item::Rejected(row) => {

@@ -23,6 +23,14 @@ pub(in crate::source::files) struct BatchHead {
     pub first: i64,
     /// When it was written, in microseconds since the epoch.
     pub time: i64,
+    /// Whether it goes on with what the discovery of the batch before it has found.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub continues: bool,
+    /// How many files it has.
+    pub files: usize,
+    /// Whose files these are, where the ledger does not lie beside them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
     /// Which files are taken; all readers of a ledger take the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pattern: Option<String>,
@@ -69,8 +77,11 @@ pub(super) fn decode(name: &str, text: &[u8], time: i64) -> Result<(BatchHead, V
              and let every consumer begin anew"
         ))
     };
-    let mut lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    let head: BatchHead = serde_json::from_slice(lines.next().unwrap_or_default()).map_err(damaged)?;
+    let mut lines = text
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty());
+    let head: BatchHead =
+        serde_json::from_slice(lines.next().unwrap_or_default()).map_err(damaged)?;
     let mut files = Vec::new();
     let (mut version, mut time) = (head.first, time);
     for line in lines {
@@ -87,6 +98,10 @@ pub(super) fn decode(name: &str, text: &[u8], time: i64) -> Result<(BatchHead, V
             time,
         });
         version += 1;
+    }
+    if files.len() != head.files {
+        let missing = format!("{} of {} files", files.len(), head.files);
+        return Err(damaged(serde::de::Error::custom(missing)));
     }
     Ok((head, files))
 }
@@ -108,6 +123,9 @@ mod tests {
             batch: 2,
             first: 8,
             time: 100,
+            continues: false,
+            files: 3,
+            of: None,
             pattern: Some("*.csv".into()),
             shapes: vec![],
         };

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
+};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt32Type, UInt64Type};
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
@@ -30,6 +32,9 @@ pub(super) struct CheckpointHead {
     pub ordered: bool,
     /// The time of its last version.
     pub time: i64,
+    /// Whose files these are, where the ledger does not lie beside them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
     /// Which files are taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pattern: Option<String>,
@@ -59,12 +64,24 @@ pub(super) fn encode(files: &[FileVersion]) -> Result<Vec<u8>> {
         ArrowWriter::try_new(Vec::new(), schema(), Some(properties)).map_err(Error::parquet)?;
     for files in files.chunks(ROWS) {
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(files.iter().map(|file| &file.path))),
-            Arc::new(UInt64Array::from_iter_values(files.iter().map(|file| file.size))),
-            Arc::new(Int64Array::from_iter_values(files.iter().map(|file| file.modified))),
-            Arc::new(StringArray::from_iter(files.iter().map(|file| file.e_tag.as_deref()))),
-            Arc::new(UInt32Array::from_iter_values(files.iter().map(|file| file.shape))),
-            Arc::new(Int64Array::from_iter_values(files.iter().map(|file| file.time))),
+            Arc::new(StringArray::from_iter_values(
+                files.iter().map(|file| &file.path),
+            )),
+            Arc::new(UInt64Array::from_iter_values(
+                files.iter().map(|file| file.size),
+            )),
+            Arc::new(Int64Array::from_iter_values(
+                files.iter().map(|file| file.modified),
+            )),
+            Arc::new(StringArray::from_iter(
+                files.iter().map(|file| file.e_tag.as_deref()),
+            )),
+            Arc::new(UInt32Array::from_iter_values(
+                files.iter().map(|file| file.shape),
+            )),
+            Arc::new(Int64Array::from_iter_values(
+                files.iter().map(|file| file.time),
+            )),
         ];
         let batch = RecordBatch::try_new(schema(), columns)?;
         writer.write(&batch).map_err(Error::parquet)?;
@@ -84,7 +101,9 @@ pub(super) fn decode(bytes: Bytes) -> Result<Vec<FileVersion>> {
     for batch in reader {
         let batch = batch?;
         if batch.schema().fields() != schema().fields() {
-            return Err(Error::invalid("a checkpoint of the ledger has other columns than this version writes"));
+            return Err(Error::invalid(
+                "a checkpoint of the ledger has other columns than this version writes",
+            ));
         }
         let paths = batch.column(0).as_string::<i32>();
         let tags = batch.column(3).as_string::<i32>();

@@ -19,6 +19,7 @@ fn folder_of(store: &Arc<FaultyStore>, pattern: Option<&str>) -> LedgerFolder {
     LedgerFolder::new(
         Location::in_store(store, "drop"),
         pattern.map(str::to_owned),
+        None,
     )
 }
 
@@ -278,34 +279,30 @@ async fn a_checkpoint_is_written_when_it_pays() {
     assert_eq!(checkpoints(&folder).await, [checkpoint_name(64)]);
 }
 
+/// A checkpoint only saves time: where it is gone or damaged, the batches say the same.
 #[tokio::test]
-async fn a_checkpoint_without_its_files_is_an_error() {
+async fn a_checkpoint_can_be_done_without() {
     let folder = folder_of(&FaultyStore::healthy(), None);
-    let (ledger, _, all) = long_ledger(&folder, 66).await;
+    let (ledger, listed, all) = long_ledger(&folder, 66).await;
     let newest = checkpoints(&folder).await.pop().unwrap();
-    let read = async || {
-        let fresh = folder.refresh(None).await?;
-        fresh.files(&folder, 1, fresh.versions()).await
-    };
+    put(&folder, &newest, "none").await;
+    assert_eq!(check(&folder, &ledger, &listed).await, all);
+    put(&folder, &newest, "").await;
+    assert_eq!(check(&folder, &ledger, &listed).await, all);
+    remove(&folder, &newest).await;
+    assert_eq!(check(&folder, &ledger, &listed).await, all);
+    // one that is whole and has other files is another matter
     put(
         &folder,
         &newest,
         checkpoint::encode(&all.files[..60]).unwrap(),
     )
     .await;
-    says(
-        &read().await.unwrap_err(),
-        &[&newest, "60 files", NEWEST_CHECKPOINT],
-    );
-    put(&folder, &newest, "none").await;
-    read().await.unwrap_err();
-    remove(&folder, &newest).await;
-    let error = read().await.unwrap_err();
-    says(&error, &["cannot read the ledger", &newest, "is not there"]);
-    // who has read the batches does not need it
-    assert_eq!(Told::by(&ledger, &folder).await, all);
+    let fresh = folder.refresh(None).await.unwrap();
+    let error = fresh.files(&folder, 1, fresh.versions()).await.unwrap_err();
+    says(&error, &[&newest, "60 files", NEWEST_CHECKPOINT]);
     remove(&folder, NEWEST_CHECKPOINT).await;
-    assert_eq!(read().await.unwrap(), all.files);
+    assert_eq!(check(&folder, &ledger, &listed).await, all);
 }
 
 #[tokio::test]
@@ -351,6 +348,21 @@ async fn damage_is_named() {
     check(None, &["the ledger's batch 3 does not follow"]).await;
     let other = r#"{"ledger":"another","batch":2,"first":2,"time":1}"#;
     check(Some(other), &["the ledger's batch 2 does not follow"]).await;
+}
+
+/// Otherwise its files would be found once more, and might be numbered in another order.
+#[tokio::test]
+async fn a_batch_that_lacks_files_is_noticed() {
+    let folder = folder_of(&FaultyStore::healthy(), None);
+    number(&folder, &Ledger::empty(), &listing("file", 3)).await;
+    let whole = folder.read(&batch_name(1)).await.unwrap();
+    let whole = String::from_utf8(whole.to_vec()).unwrap();
+    for lines in [1, 2, 3] {
+        let cut: String = whole.split_inclusive('\n').take(lines).collect();
+        put(&folder, &batch_name(1), cut).await;
+        let error = folder.refresh(None).await.unwrap_err();
+        says(&error, &[&batch_name(1), "is damaged"]);
+    }
 }
 
 #[tokio::test]

@@ -3,10 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
-
 use super::faulty_store::FaultyStore;
-use super::{ATTEMPTS, FAULTS, Ledger, LedgerFolder, Location, folder_of};
+use super::{ATTEMPTS, FAULTS, Ledger, LedgerFolder, Location, folder_of, says};
 use crate::error::Result;
 use crate::source::files::discovery::{Discovered, Discovery};
 use crate::source::files::inspect::Inspector;
@@ -18,23 +16,26 @@ async fn discover(
     listing: &str,
     known: Option<&Ledger>,
 ) -> Result<Discovered> {
-    let options = [("format", "parquet"), ("listing", listing)];
+    let options = [
+        ("format", "parquet"),
+        ("listing", listing),
+        ("on_invalid", "quarantine"),
+    ];
     let options = options.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let options = FileOptions::try_new("s3://test/drop", &HashMap::from(options))?;
     let location = Location::in_store(Arc::<FaultyStore>::clone(store), "drop");
     let folder = folder_of(store, None);
-    let declared = Schema::empty();
     let inspector = Inspector {
         name: "landed",
         location: &location,
         options: &options,
-        declared: &declared,
     };
     let discovery = Discovery {
         location: &location,
         folder: &folder,
         options: &options,
         inspector: &inspector,
+        check: &|_| Ok(()),
     };
     Box::pin(discovery.run(known)).await
 }
@@ -176,4 +177,15 @@ async fn ordered_listings_begin_after_the_last_name() {
     assert_eq!(found("full").await, (all(&["b", "c", "a"]), true));
     // what comes before the last name is known, so it may be looked for again
     assert_eq!(found("auto").await, (all(&["b", "c", "a"]), true));
+}
+
+/// What may not be read today may be read tomorrow: it is not set aside, and has no number before that.
+#[tokio::test]
+async fn what_may_not_be_read_is_not_set_aside() {
+    let store = FaultyStore::healthy();
+    store.land_unreadable().await;
+    let error = discover(&store, "auto", None).await.unwrap_err();
+    says(&error, &["cannot read unreadable"]);
+    let ledger = folder_of(&store, None).refresh(None).await.unwrap();
+    assert_eq!(ledger.versions(), 0);
 }

@@ -14,6 +14,9 @@ use object_store::{
     Result,
 };
 
+/// The path of a file that may not be read.
+const UNREADABLE: &str = "drop/unreadable";
+
 /// What becomes of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -74,6 +77,12 @@ impl FaultyStore {
         self.inner.put(&path, "".into()).await.unwrap();
     }
 
+    /// Lets a file land that may not be read: get_opts refuses it by its name.
+    pub(super) async fn land_unreadable(&self) {
+        let path = Path::from(UNREADABLE);
+        self.inner.put(&path, "secret".into()).await.unwrap();
+    }
+
     /// Removes a file.
     pub(super) async fn remove(&self, path: &str) {
         self.inner.delete(&Path::from(path)).await.unwrap();
@@ -98,6 +107,13 @@ fn lost() -> Error {
     Error::Generic {
         store: "FaultyStore",
         source: "the connection was lost".into(),
+    }
+}
+
+fn forbidden(location: &Path) -> Error {
+    Error::PermissionDenied {
+        path: location.to_string(),
+        source: "ask somebody else".into(),
     }
 }
 
@@ -138,10 +154,7 @@ impl ObjectStore for FaultyStore {
                 operation: "put_opts with PutMode::Create".to_owned(),
                 implementer: "FaultyStore".to_owned(),
             }),
-            Some(Fault::Forbidden) => Err(Error::PermissionDenied {
-                path: location.to_string(),
-                source: "read only".into(),
-            }),
+            Some(Fault::Forbidden) => Err(forbidden(location)),
             _ => self.inner.put_opts(location, payload, options).await,
         }
     }
@@ -156,6 +169,9 @@ impl ObjectStore for FaultyStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.pause().await;
+        if location.as_ref() == UNREADABLE {
+            return Err(forbidden(location));
+        }
         self.inner.get_opts(location, options).await
     }
 
