@@ -6,7 +6,7 @@ mod range;
 mod schema;
 
 pub(crate) use distinct::{comparable, distinct};
-pub(crate) use net::{net_changes, with_metadata, without_metadata};
+pub(crate) use net::{NetNature, net_changes, with_metadata, without_metadata};
 pub use range::{Bound, BoundKind, ChangeBounds, ChangeRange, VersionClock};
 pub use schema::{
     CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, change_columns, change_schema,

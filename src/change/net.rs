@@ -2,13 +2,18 @@
 //!
 //! Net means at most one change per key: what happened first and what happened last decide, see [`net_changes`].
 
+use std::sync::Arc;
+
 use arrow::datatypes::Schema;
 use datafusion::common::{ScalarValue, TableReference};
-use datafusion::functions_aggregate::expr_fn::bool_or;
+use datafusion::functions_aggregate::expr_fn::{array_agg, bool_or};
 use datafusion::functions_aggregate::first_last::{first_value, last_value};
+use datafusion::functions_nested::expr_fn::{array_distinct, array_has, flatten};
 use datafusion::logical_expr::conditional_expressions::CaseBuilder;
 use datafusion::logical_expr::expr::Sort;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, ident, lit, when};
+use datafusion::logical_expr::{
+    Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBuilder, cast, ident, lit, when,
+};
 
 use super::distinct::distinct;
 use super::{CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, metadata_columns};
@@ -18,6 +23,17 @@ use crate::error::{Error, Result};
 const SIDE: &str = "__side";
 const EFFECT: &str = "__effect";
 const CHANGE_ORDINAL: &str = "_change_ordinal";
+const CHANGED_COLUMNS: &str = "_changed_columns";
+const CARRIES_ALL: &str = "__carries_all";
+
+/// What is particular about the changes of a source.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NetNature {
+    /// The column that orders them, where it is not the order in which they came.
+    pub sequence: Option<String>,
+    /// Columns that some of them do not carry; `_changed_columns` says which do.
+    pub absent: Vec<String>,
+}
 
 /// The net effect per key (change contract, section 2):
 ///
@@ -30,6 +46,9 @@ const CHANGE_ORDINAL: &str = "_change_ordinal";
 ///
 /// A key with an `upsert`, of which nobody knows whether it existed, is an upsert with the last image, or a delete.
 ///
+/// Changes come in the order of `order.sequence`, then version and ordinal. Of the columns that some of them do not carry the last
+/// image is the last that one carries.
+///
 /// # Errors
 /// When there is no key, or it names a column that is not there.
 pub(crate) fn net_changes(
@@ -37,7 +56,7 @@ pub(crate) fn net_changes(
     table: &str,
     schema: &Schema,
     keys: &[String],
-    sequence: Option<&str>,
+    nature: &NetNature,
 ) -> Result<LogicalPlan> {
     if keys.is_empty() {
         return Err(Error::invalid(format!(
@@ -64,7 +83,7 @@ pub(crate) fn net_changes(
         Err(_) => change_ordinal(),
     };
     let order = || {
-        let sequence = sequence.map(ident);
+        let sequence = nature.sequence.as_ref().map(ident);
         let order = sequence
             .into_iter()
             .chain([ident(COMMIT_VERSION), ordinal.clone()]);
@@ -72,7 +91,7 @@ pub(crate) fn net_changes(
             .map(|expression| expression.sort(true, true))
             .collect()
     };
-    let aggregated = aggregate(changes, keys, &values, &order)?;
+    let aggregated = aggregate(changes, keys, &values, &order, &nature.absent)?;
     let with_effect = aggregated.project(effect_columns(keys, &values, schema)?)?;
     let sides = LogicalPlanBuilder::values(vec![vec![lit(0_i64)], vec![lit(1_i64)]])?
         .project(vec![ident("column1").alias(SIDE)])?
@@ -160,6 +179,7 @@ fn aggregate(
     keys: &[String],
     values: &[&str],
     order: &dyn Fn() -> Vec<Sort>,
+    absent: &[String],
 ) -> Result<LogicalPlanBuilder> {
     let mut aggregates = vec![
         first_value(ident(CHANGE_TYPE), order()).alias("__first_type"),
@@ -170,8 +190,20 @@ fn aggregate(
     ];
     for (index, name) in values.iter().enumerate() {
         aggregates.push(first_value(ident(*name), order()).alias(format!("__first_{index}")));
-        aggregates.push(last_value(ident(*name), order()).alias(format!("__last_{index}")));
+        let last = match *name {
+            CHANGED_COLUMNS if !absent.is_empty() => array_agg(ident(CHANGED_COLUMNS)),
+            name if absent.iter().any(|absent| absent == name) => last_carried(name, order())?,
+            name => last_value(ident(name), order()),
+        };
+        aggregates.push(last.alias(format!("__last_{index}")));
     }
+    aggregates.push(
+        match absent {
+            [] => bool_or(lit(true)),
+            _ => bool_or(ident(CHANGED_COLUMNS).is_null()),
+        }
+        .alias(CARRIES_ALL),
+    );
     let unqualified: Vec<Expr> = changes
         .schema()
         .fields()
@@ -179,7 +211,37 @@ fn aggregate(
         .map(|field| ident(field.name()).alias(field.name()))
         .collect();
     let plain = LogicalPlanBuilder::from(changes).project(unqualified)?;
-    Ok(plain.aggregate(keys.iter().map(ident).collect::<Vec<_>>(), aggregates)?)
+    let aggregated = plain.aggregate(keys.iter().map(ident).collect::<Vec<_>>(), aggregates)?;
+    match values.iter().position(|name| *name == CHANGED_COLUMNS) {
+        Some(index) if !absent.is_empty() => all_carried(aggregated, &format!("__last_{index}")),
+        _ => Ok(aggregated),
+    }
+}
+
+/// The last value of a column among the changes that carry it; a row that has gone has none.
+fn last_carried(name: &str, order: Vec<Sort>) -> Result<Expr> {
+    let is_delete = ident(CHANGE_TYPE).eq(lit(ChangeType::Delete.as_str()));
+    let carried = ident(CHANGED_COLUMNS)
+        .is_null()
+        .or(array_has(ident(CHANGED_COLUMNS), lit(name)))
+        .or(is_delete.clone());
+    let value = when(is_delete.is_not_true(), ident(name)).end()?;
+    Ok(last_value(value, order).filter(carried).build()?)
+}
+
+/// Makes one list of the lists of columns in `lists`; NULL where one of the changes carries all.
+fn all_carried(aggregated: LogicalPlanBuilder, lists: &str) -> Result<LogicalPlanBuilder> {
+    let names = array_distinct(flatten(ident(lists)));
+    let names = when(ident(CARRIES_ALL).is_not_true(), names).end()?;
+    let schema = Arc::clone(aggregated.schema());
+    let columns = schema.fields().iter().map(|field| {
+        let column = match field.name() {
+            name if name == lists => names.clone(),
+            name => ident(name),
+        };
+        column.alias(field.name())
+    });
+    Ok(aggregated.project(columns.collect::<Vec<_>>())?)
 }
 
 /// Key, first and last images, version and timestamp, and the net effect.

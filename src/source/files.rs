@@ -16,6 +16,7 @@ mod ledger;
 mod location;
 mod mark;
 mod mark_exec;
+mod named_readers;
 mod options;
 mod reader;
 mod rejected;
@@ -174,9 +175,15 @@ impl ChangeFiles {
         let last = found.ledger.versions();
         let files = found.ledger.files(&self.shared.folder, 1, last).await?;
         let there = self.are_there(&found, &files).await?;
-        // what was set aside of a file that is gone is gone, too
+        // what was set aside of a file that is gone or was mended is gone, too
+        let loaded = found.ledger.load(&self.shared.folder).await?;
+        let is_newest = |file: &FileVersion| {
+            let newest = found.ledger.newest(&loaded, &file.path);
+            newest.is_none_or(|newest| newest.version == file.version)
+        };
         let files = files.into_iter().zip(there);
-        let files = files.filter(|(_, there)| *there).map(|(file, _)| file);
+        let files = files.filter(|(file, there)| *there && is_newest(file));
+        let files = files.map(|(file, _)| file);
         let read = ChangeRead {
             state,
             projection: None,
@@ -216,7 +223,14 @@ impl ChangeFiles {
         };
         let known = self.last().as_ref().map(|last| Arc::clone(&last.ledger));
         let found = Arc::new(Box::pin(discovery.run(known.as_deref())).await?);
-        self.check_columns(&self.held(&found.ledger, found.ledger.versions())?)?;
+        let held = self.held(&found.ledger, found.ledger.versions())?;
+        self.check_columns(&held).map_err(|error| {
+            Error::invalid(format!(
+                "{error}. The columns were found out when the first file was, and are kept in the ledger: if the options were wrong then, remove \
+                 {}, and every reader begins anew",
+                shared.folder.shown()
+            ))
+        })?;
         *self.last() = Some(Arc::clone(&found));
         Ok(found)
     }

@@ -25,7 +25,7 @@ use super::change_files_table::{ChangeFilesTable, RejectedTable, VersionsTable};
 use super::changes_table::{ChangesTable, open_bounds};
 use super::delta_table::DeltaTableProvider;
 use super::functions::bound;
-use crate::change::{Bound, net_changes, with_metadata, without_metadata};
+use crate::change::{Bound, NetNature, net_changes, with_metadata, without_metadata};
 use crate::delta::DeltaTable;
 use crate::delta::log::{list_commits, version_at};
 use crate::error::{Error, Result};
@@ -150,17 +150,29 @@ impl ChangesRelationPlanner {
         // the bounds are checked now even if nothing should be read later
         let check = (filters.is_empty()).then(|| bounds.clone());
         let asked = Arc::clone(&source);
-        let sequence = source.sequence().map(str::to_owned);
-        let (schema, keys) = block_on(move || {
+        let (schema, keys, nature) = block_on(move || {
             let (source, check) = (Arc::clone(&asked), check.clone());
             async move {
                 let range = match &check {
                     Some(bounds) => Some(source.resolve(bounds).await?),
                     None => None,
                 };
+                let nature = NetNature {
+                    sequence: source.sequence().map(str::to_owned),
+                    absent: match range {
+                        _ if !net => vec![],
+                        Some(range) => source.absent_columns(range).await?,
+                        // bounds that are parameters may take in everything
+                        None => {
+                            let all = source.resolve(&open_bounds()).await?;
+                            source.absent_columns(all).await?
+                        }
+                    },
+                };
                 Ok((
                     source.schema(range.map(|range| range.until())).await?,
                     source.primary_key().await?,
+                    nature,
                 ))
             }
         })?;
@@ -177,7 +189,7 @@ impl ChangesRelationPlanner {
         let keys = key.unwrap_or(keys);
         let mut plan = plan.build()?;
         if net {
-            plan = net_changes(plan, &name.to_string(), &schema, &keys, sequence.as_deref())?;
+            plan = net_changes(plan, &name.to_string(), &schema, &keys, &nature)?;
         }
         if full {
             with_metadata(plan)

@@ -54,7 +54,7 @@ pub(super) async fn apply_changes(
         events = union(events, history)?;
     } else if setup.layout.carried().is_some() {
         // what a change does not carry is what the row holds, unless the change is late
-        let held = setup.held_in_row();
+        let held = setup.held_in_row()?;
         let rows = current_events(&setup.layout, base, held, setup.events.clone()).await?;
         events = union(events, rows)?;
     }

@@ -26,7 +26,7 @@ use super::remembering::Remembering;
 use super::report::SyncMode;
 use super::session::SyncSession;
 use super::setup::{Setup, Target};
-use super::spec::{OnExpired, Statement, Storage, Sync};
+use super::spec::{OnExpired, SourceSpec, Statement, Storage, Sync};
 use super::step::{Progress, Step, Work};
 use crate::change::{Bound, ChangeBounds, ChangeRange};
 use crate::delta::snapshot::Snapshot;
@@ -435,7 +435,7 @@ impl<S: SyncSession> Planner<'_, S> {
             to: Some(version),
             target_version: target.version(),
             evolution: setup.evolution(target)?,
-            counts_ignored: !source.has_rows(),
+            counts_ignored: !source.has_rows() && matches!(self.sync.source, SourceSpec::Table(_)),
             work: Some(
                 self.with_progress(work, registration, source, version)
                     .await?,

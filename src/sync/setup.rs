@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::Array;
 use arrow::datatypes::FieldRef;
 use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SessionState;
 use datafusion::functions_aggregate::expr_fn::max;
@@ -224,9 +225,17 @@ impl<'a> Setup<'a> {
     }
 
     /// What the target's row holds of SEQUENCE BY; `None` where versions order the changes or it lacks a column of it.
-    pub(super) fn held_in_row(&self) -> Option<Expr> {
-        let is_held = self.sync.sequence_by.is_some() && self.held;
-        is_held.then(|| self.sequence.expression.clone())
+    pub(super) fn held_in_row(&self) -> Result<Option<Expr>> {
+        if self.sync.sequence_by.is_none() || !self.held {
+            return Ok(None);
+        }
+        let of_row = |node: Expr| match node {
+            Expr::Column(column) => Ok(Transformed::yes(ident(column.name))),
+            other => Ok(Transformed::no(other)),
+        };
+        Ok(Some(
+            self.sequence.expression.clone().transform(of_row)?.data,
+        ))
     }
 
     /// The same without rows that empty the target, and with what `truncated` has emptied it of as late.

@@ -94,11 +94,7 @@ impl Inspector<'_> {
         Ok(Arc::new(shape))
     }
 
-    async fn schema(
-        &self,
-        file: &FileVersion,
-        known: &KnownColumns,
-    ) -> Result<SchemaRef, Unread> {
+    async fn schema(&self, file: &FileVersion, known: &KnownColumns) -> Result<SchemaRef, Unread> {
         if file.size == 0 {
             return Ok(Arc::new(Schema::empty()));
         }

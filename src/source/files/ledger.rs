@@ -389,6 +389,11 @@ impl LedgerFolder {
         below(self.location.prefix(), name)
     }
 
+    /// Where it is, without secrets.
+    pub(super) fn shown(&self) -> &str {
+        self.location.shown()
+    }
+
     /// A file of the ledger's location that is none of the ledger itself.
     pub(super) fn file(&self, name: &str) -> (Arc<dyn ObjectStore>, Path) {
         (self.store(), self.path(name))

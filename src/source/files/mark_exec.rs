@@ -24,6 +24,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::fit::fit;
 use super::mark::{MarkedFile, Marking, RowNumbers};
+use super::named_readers::OpenedFiles;
 use super::rejected::{rejected_batch, rejected_schema};
 use crate::error::{Error, Result};
 
@@ -48,6 +49,7 @@ pub(super) struct MarkExec {
     /// The columns as the source holds them, where the files have other types.
     fitted: Option<SchemaRef>,
     wanted: Wanted,
+    opened: Arc<OpenedFiles>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -60,6 +62,7 @@ impl MarkExec {
         files: MarkedFiles,
         fitted: Option<SchemaRef>,
         wanted: Wanted,
+        opened: Arc<OpenedFiles>,
     ) -> Self {
         let schema = match wanted {
             Wanted::Changes => Arc::clone(&marking.schema),
@@ -77,6 +80,7 @@ impl MarkExec {
             files,
             fitted,
             wanted,
+            opened,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
@@ -134,6 +138,7 @@ impl ExecutionPlan for MarkExec {
             Arc::clone(&self.files),
             self.fitted.clone(),
             self.wanted,
+            Arc::clone(&self.opened),
         )))
     }
 
@@ -151,9 +156,14 @@ impl ExecutionPlan for MarkExec {
             rejected: self.marking.rejected(&self.metrics, partition),
         };
         let input = self.input.execute(partition, context)?;
+        let opened = Arc::clone(&self.opened);
         let batches = input
             .map(move |batch| {
-                let batch = batch.map_err(|error| with_name(&marker.marking.name, error))?;
+                let batch = batch.map_err(|error| {
+                    let files = opened.names(partition);
+                    let doing = format!("reading {files} of {}", marker.marking.name);
+                    error.context(doing)
+                })?;
                 let marked = marker.mark(&batch)?;
                 Ok::<_, DataFusionError>(stream::iter(marked).map(Ok))
             })
@@ -245,9 +255,4 @@ impl Marker {
         self.metrics.record_output(result.num_rows());
         Ok((result.num_rows() > 0).then_some(result))
     }
-}
-
-/// An error of the reader below, with the name of what it was reading.
-fn with_name(name: &str, error: DataFusionError) -> DataFusionError {
-    error.context(format!("reading the files of {name}"))
 }

@@ -18,7 +18,6 @@ use datafusion::common::{ColumnStatistics, DFSchema, ScalarValue, Statistics};
 use datafusion::config::TableParquetOptions;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
-use datafusion::datasource::physical_plan::parquet::DefaultParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
@@ -40,6 +39,7 @@ use super::ledger::FileVersion;
 use super::location::Location;
 use super::mark::{Carried, MarkedFile, Marking, Output};
 use super::mark_exec::{MarkExec, Wanted};
+use super::named_readers::NamedReaders;
 use super::options::{FileFormat, FileOptions, OnInvalid};
 use super::reader::{ReadSpec, TextFormat};
 use super::rejected::rejected_schema;
@@ -409,7 +409,10 @@ impl FileScan<'_> {
             fields.push(Arc::new(Field::new(name, DataType::Utf8, true)));
         }
         let filters = if shape.is_none() { read.filters } else { &[] };
-        let input = self.data_source(read, &files, Arc::new(Schema::new(fields)), filters)?;
+        let readers = Arc::new(NamedReaders::new(self.store()));
+        let opened = readers.opened();
+        let schema = Arc::new(Schema::new(fields));
+        let input = self.data_source(read, &files, schema, filters, readers)?;
         let fitted = shape.map(|_| {
             let held = columns
                 .read
@@ -427,6 +430,7 @@ impl FileScan<'_> {
             Arc::new(by_version.collect()),
             fitted,
             self.wanted,
+            opened,
         )))
     }
 
@@ -437,6 +441,7 @@ impl FileScan<'_> {
         files: &[ScannedFile],
         schema: SchemaRef,
         filters: &[Expr],
+        readers: Arc<NamedReaders>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let width = schema.fields().len();
         let row = Field::new(ROW, DataType::Int64, true).with_extension_type(RowNumber);
@@ -448,7 +453,6 @@ impl FileScan<'_> {
             global: read.state.config_options().execution.parquet.clone(),
             ..Default::default()
         };
-        let readers = Arc::new(DefaultParquetFileReaderFactory::new(self.store()));
         let mut source = ParquetSource::new(table.clone())
             .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(readers);

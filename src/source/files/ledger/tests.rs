@@ -346,7 +346,7 @@ async fn damage_is_named() {
     check(Some("[]\n"), &[&named]).await;
     check(Some("\n\n"), &[&named]).await;
     check(None, &["the ledger's batch 3 does not follow"]).await;
-    let other = r#"{"ledger":"another","batch":2,"first":2,"time":1}"#;
+    let other = r#"{"ledger":"another","batch":2,"first":2,"time":1,"files":0}"#;
     check(Some(other), &["the ledger's batch 2 does not follow"]).await;
 }
 

@@ -80,7 +80,10 @@ impl FaultyStore {
     /// Lets a file land that may not be read: get_opts refuses it by its name.
     pub(super) async fn land_unreadable(&self) {
         let path = Path::from(UNREADABLE);
-        self.inner.put(&path, "secret".into()).await.unwrap();
+        self.inner
+            .put(&path, "no Parquet, and secret".into())
+            .await
+            .unwrap();
     }
 
     /// Removes a file.
