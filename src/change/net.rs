@@ -46,7 +46,7 @@ pub(crate) struct NetNature {
 ///
 /// A key with an `upsert`, of which nobody knows whether it existed, is an upsert with the last image, or a delete.
 ///
-/// Changes come in the order of `order.sequence`, then version and ordinal. Of the columns that some of them do not carry the last
+/// Changes come in the order of the source's sequence, then version and ordinal. Of the columns that some of them do not carry the last
 /// image is the last that one carries.
 ///
 /// # Errors
@@ -200,7 +200,12 @@ fn aggregate(
     aggregates.push(
         match absent {
             [] => bool_or(lit(true)),
-            _ => bool_or(ident(CHANGED_COLUMNS).is_null()),
+            // of a row that has gone all is known: it has nothing
+            _ => bool_or(
+                ident(CHANGED_COLUMNS)
+                    .is_null()
+                    .or(ident(CHANGE_TYPE).eq(lit(ChangeType::Delete.as_str()))),
+            ),
         }
         .alias(CARRIES_ALL),
     );

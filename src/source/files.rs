@@ -12,6 +12,7 @@ mod discovery;
 mod fit;
 mod guarded_store;
 mod inspect;
+mod io_runtime;
 mod ledger;
 mod location;
 mod mark;
@@ -24,6 +25,7 @@ mod scan;
 mod set_aside;
 mod sftp;
 mod shape;
+mod stored;
 mod text_exec;
 
 use std::collections::HashMap;
@@ -37,7 +39,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStoreExt;
 use tokio::sync::OnceCell;
 
-use self::discovery::{Discovered, Discovery, below};
+use self::discovery::{Discovered, Discovery, below, seen};
 use self::guarded_store::is_unchanged;
 use self::inspect::Inspector;
 use self::ledger::{FileVersion, Ledger, LedgerFolder};
@@ -46,7 +48,7 @@ use self::mark_exec::Wanted;
 use self::options::{FileFormat, FileOptions, OnInvalid, OnMissing, OnNull, OnTie};
 use self::reader::{CsvFormat, TextFormat};
 use self::scan::{FileScan, ScannedFile};
-use self::shape::{Shape, find, held_columns};
+use self::shape::{Shape, find, held_columns, viewed};
 use super::{ChangeRead, ChangeSource};
 use crate::change::{
     Bound, ChangeBounds, ChangeRange, VersionClock, change_schema, metadata_columns,
@@ -58,6 +60,8 @@ pub(crate) use rejected::rejected_schema;
 
 /// How many files are looked for at once.
 const CONCURRENT_HEADS: usize = 64;
+/// More files than this are listed rather than looked for one by one.
+const MANY_FILES: usize = 1000;
 
 /// The files at one location.
 #[derive(Debug, Clone)]
@@ -261,7 +265,11 @@ impl ChangeFiles {
     fn held_by(&self, shapes: &[&Shape]) -> Result<Vec<FieldRef>> {
         let shared = &self.shared;
         let shapes: Vec<Shape> = shapes.iter().map(|shape| self.named(shape)).collect();
-        held_columns(&shared.declared, &shared.options.marker, shapes.iter())
+        let held = held_columns(&shared.declared, &shared.options.marker, shapes.iter())?;
+        match &shared.options.format {
+            FileFormat::Parquet => Ok(held.iter().map(viewed).collect()),
+            FileFormat::Text(_) => Ok(held),
+        }
     }
 
     /// A shape by the names that its columns have here.
@@ -328,6 +336,15 @@ impl ChangeFiles {
             };
             return Ok(files.iter().map(is_there).collect());
         }
+        if files.len() > MANY_FILES {
+            let listed = self.listed().await?;
+            let is_there = |file: &FileVersion| {
+                let there = listed.get(file.path.as_ref());
+                let there = there.is_some_and(|there| there.is_same_file(file));
+                file.size == 0 || unreadable(file) || there
+            };
+            return Ok(files.iter().map(is_there).collect());
+        }
         let wanted = files.iter().map(|file| (file.clone(), unreadable(file)));
         let wanted: Vec<(FileVersion, bool)> = wanted.collect();
         let heads = stream::iter(wanted).map(|(file, unreadable)| async move {
@@ -345,6 +362,22 @@ impl ChangeFiles {
             }
         });
         heads.buffered(CONCURRENT_HEADS).try_collect().await
+    }
+
+    /// All files that are there, by path.
+    async fn listed(&self) -> Result<HashMap<Arc<str>, FileVersion>> {
+        let location = &self.shared.location;
+        let listed = location.store().list(Some(location.prefix()));
+        let listed = listed.try_filter_map(|meta| {
+            let path = location.relative(&meta.location);
+            std::future::ready(Ok(path.map(|path| seen(path, &meta))))
+        });
+        let files: Vec<FileVersion> = listed
+            .try_collect()
+            .await
+            .map_err(|error| location.explain("list", error))?;
+        let by_path = files.into_iter().map(|file| (Arc::clone(&file.path), file));
+        Ok(by_path.collect())
     }
 
     /// The files of a range, all of them or an error.
@@ -400,11 +433,10 @@ impl ChangeFiles {
             scanned.push(ScannedFile { file, shape });
         }
         let held = self.held(ledger, version)?;
-        let schema = match self.change_schema(ledger, version) {
-            Ok(schema) => schema,
-            // files that were set aside have rows to show all the same
-            Err(_) if wanted == Wanted::Rejected => rejected_schema(),
-            Err(error) => return Err(error),
+        let schema = match wanted {
+            // files that were set aside have rows to show without any column
+            Wanted::Rejected if held.is_empty() => rejected_schema(),
+            _ => self.change_schema(ledger, version)?,
         };
         let scan = FileScan {
             name: &self.shared.name,
@@ -548,7 +580,7 @@ impl ChangeSource for ChangeFiles {
             .map(|number| Ok(self.named(found.ledger.shape(number)?)));
         let shapes = shapes.collect::<Result<Vec<Shape>>>()?;
         let is_absent = |field: &&FieldRef| {
-            let mut with_rows = shapes.iter().filter(|shape| !shape.columns.is_empty());
+            let mut with_rows = shapes.iter().filter(|shape| shape.has_rows());
             with_rows.any(|shape| shape.find(field.name()).is_none())
         };
         Ok(held

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::sync::mpsc;
 
 use futures::FutureExt;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Runtime, RuntimeFlavor};
 
 use crate::error::{Error, Result};
 
@@ -35,7 +35,13 @@ pub(crate) fn block_on<T: Send + 'static, F: Future<Output = Result<T>> + Send +
     helper.spawn(async move {
         let _ = sender.send(make().await);
     });
-    receiver
-        .recv()
-        .map_err(|_| Error::internal("a helper thread panicked"))?
+    let wait = move || receiver.recv();
+    // on a runtime with several threads, another one takes over what this one has to do
+    let is_multi_thread = tokio::runtime::Handle::try_current()
+        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    let answer = match is_multi_thread {
+        true => tokio::task::block_in_place(wait),
+        false => wait(),
+    };
+    answer.map_err(|_| Error::internal("a helper thread panicked"))?
 }

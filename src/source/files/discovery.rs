@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
@@ -127,7 +127,7 @@ impl Discovery<'_> {
                 Err(object_store::Error::NotFound { .. }) => break,
                 Err(error) => return Err(self.location.explain("list", error)),
             };
-            let Some(file) = self.file(&meta, settled) else {
+            let Some(file) = self.file(&meta) else {
                 continue;
             };
             let newest = loaded
@@ -139,7 +139,11 @@ impl Discovery<'_> {
                         *there = true;
                     }
                 }
-                _ => new.push(file),
+                // what has a version has it, however young it is
+                _ if self.options.settle.is_zero() || meta.last_modified <= settled => {
+                    new.push(file);
+                }
+                _ => {}
             }
         }
         drop(listed);
@@ -155,10 +159,9 @@ impl Discovery<'_> {
     }
 
     /// What was listed, if it is a file that is taken.
-    fn file(&self, meta: &ObjectMeta, settled: DateTime<Utc>) -> Option<FileVersion> {
+    fn file(&self, meta: &ObjectMeta) -> Option<FileVersion> {
         let path = self.location.relative(&meta.location)?;
-        let is_ripe = self.options.settle.is_zero() || meta.last_modified <= settled;
-        (is_ripe && self.options.takes(&path)).then(|| seen(&path, meta))
+        self.options.takes(path).then(|| seen(path, meta))
     }
 
     async fn inspect(&self, ledger: &Ledger, new: Vec<FileVersion>) -> Result<Vec<FoundFile>> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::async_reader::MetadataFetch;
@@ -22,6 +22,7 @@ use super::location::Location;
 use super::options::{FileFormat, FileOptions, OnInvalid};
 use super::reader::{CsvFormat, TextFormat, inspect, inspect_names};
 use super::shape::Shape;
+use super::stored::stored_bytes;
 use crate::change::refuse_reserved_columns;
 use crate::error::{Error, Result};
 
@@ -154,7 +155,7 @@ impl Inspector<'_> {
             let path = below(self.location.prefix(), &file.path);
             let found = self.location.store().get(&path).await;
             found
-                .map(|found| found.into_stream().boxed())
+                .map(stored_bytes)
                 .map_err(|error| self.refused(file, error))
         };
         let rows = self.options.infer_rows;

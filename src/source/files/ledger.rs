@@ -188,7 +188,7 @@ impl Ledger {
     pub(super) fn shapes(&self, version: i64) -> impl Iterator<Item = &Shape> {
         self.shapes
             .iter()
-            .take_while(move |(since, _)| *since <= version)
+            .filter(move |(since, _)| *since <= version)
             .map(|(_, shape)| shape)
     }
 
@@ -313,8 +313,12 @@ impl Ledger {
                 head.batch, head.first, expected.1
             )));
         }
-        let shapes = head.shapes.into_iter();
-        self.shapes.extend(shapes.map(|shape| (head.first, shape)));
+        for shape in head.shapes {
+            let number = self.shapes.len() as u32;
+            let mut having = files.iter().filter(|file| file.shape == number);
+            let since = having.next().map_or(head.first, |file| file.version);
+            self.shapes.push((since, shape));
+        }
         let before = std::mem::take(&mut self.greatest);
         let least = files.iter().map(|file| &file.path).min();
         // within one discovery files come by their times, and are after all before if all of them are
@@ -363,7 +367,7 @@ pub(super) struct FoundFile {
 pub(super) enum Appended {
     /// They have versions now.
     Done(Ledger),
-    /// Another reader was faster; nothing has been written.
+    /// Another reader was faster: of a long list some may have versions, and the rest has none.
     Lost,
 }
 
@@ -487,15 +491,19 @@ impl LedgerFolder {
         } else if ledger.last_batch > 0 {
             return Ok(None);
         }
-        let new: Vec<_> = new.collect();
-        let names: Vec<String> = new.iter().map(|(number, _)| batch_name(*number)).collect();
+        // a listing is no moment: of two batches made meanwhile it may show the later one only
+        let newest = new.last();
+        let last = newest.as_ref().map_or(0, |(number, _)| *number);
+        let names: Vec<String> = (ledger.last_batch + 1..=last).map(batch_name).collect();
         let texts = stream::iter(names)
             .map(|name| async move { Ok::<_, Error>((self.read(&name).await?, name)) })
             .buffered(CONCURRENT_READS);
         let texts: Vec<(Bytes, String)> = texts.try_collect().await?;
-        for ((text, name), (_, meta)) in texts.iter().zip(&new) {
+        for (text, name) in &texts {
             let (head, files) = batch::decode(name, text, ledger.time)?;
             ledger.add(head, files)?;
+        }
+        if let Some((_, meta)) = newest {
             ledger.last_seen = Some((meta.size, tag_of(meta.e_tag.as_deref())));
         }
         Ok(Some(ledger))
@@ -540,9 +548,15 @@ impl LedgerFolder {
                     object_store::Error::AlreadyExists { .. }
                     | object_store::Error::Precondition { .. },
                 ) => {
-                    // the batch may be this one, written when the answer was lost on the way
-                    if self.read(&name).await? != text {
-                        return Ok(Appended::Lost);
+                    // the batch may be this one, written when the answer was lost on the way; or there may be none, where the store
+                    // only says that others are writing, too
+                    let there = async { store.get(&path).await?.bytes().await };
+                    match there.await {
+                        Ok(there) if there == text => {}
+                        Ok(_) | Err(object_store::Error::NotFound { .. }) => {
+                            return Ok(Appended::Lost);
+                        }
+                        Err(error) => return Err(self.location.explain("read the ledger", error)),
                     }
                 }
                 Err(error) => return Err(self.location.explain(WRITE_LEDGER, error)),

@@ -11,8 +11,8 @@ use super::mark::{MarkedFile, RejectedRow};
 use crate::change::{COMMIT_TIMESTAMP, COMMIT_VERSION};
 use crate::error::Result;
 
-/// The columns of rows that were set aside; `row_number` counts the rows of the file from 1 and is NULL where the file is set
-/// aside as a whole, `raw` is the row as the file has it, as JSON where it is no text.
+/// The columns of rows that were set aside; `row_number` counts the rows of the file from 1 and is NULL where the file, or all
+/// the rest of it, is set aside; `raw` is the row as the file has it, as JSON where it is no text.
 pub(crate) fn rejected_schema() -> SchemaRef {
     let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     Arc::new(Schema::new(vec![

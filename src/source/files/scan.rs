@@ -151,7 +151,20 @@ impl FileScan<'_> {
 
     /// Leaves out the files that the filters rule out by what is the same in all their rows.
     fn prune(&mut self, read: &ChangeRead<'_>) -> Result<()> {
-        let Some(filter) = conjunction(read.filters.iter().cloned()) else {
+        let mut paths: HashSet<&str> = HashSet::from([COMMIT_VERSION, COMMIT_TIMESTAMP]);
+        let mut known: HashSet<*const Shape> = HashSet::new();
+        for file in &self.files {
+            if known.insert(Arc::as_ptr(&file.shape)) {
+                let in_path = file.shape.columns.iter().filter(|column| column.in_path);
+                paths.extend(in_path.map(|column| column.name.as_str()));
+            }
+        }
+        let of_files = |filter: &&Expr| {
+            let mut columns = filter.column_refs().into_iter();
+            columns.any(|column| paths.contains(column.name.as_str()))
+        };
+        let filters = read.filters.iter().filter(of_files).cloned();
+        let Some(filter) = conjunction(filters) else {
             return Ok(());
         };
         let df_schema = DFSchema::try_from(Arc::clone(self.schema))?;
@@ -408,11 +421,20 @@ impl FileScan<'_> {
             let name = name.unwrap_or(&self.options.marker);
             fields.push(Arc::new(Field::new(name, DataType::Utf8, true)));
         }
-        let filters = if shape.is_none() { read.filters } else { &[] };
+        // what stands in the path of any file is not in its rows, which the reader would take for NULL
+        let in_path = |name: &str| {
+            let mut carried = files.iter().filter_map(|file| file.shape.find(name));
+            carried.any(|column| column.in_path)
+        };
+        let of_rows = |filter: &&Expr| {
+            let mut columns = filter.column_refs().into_iter();
+            shape.is_none() && columns.all(|column| !in_path(&column.name))
+        };
+        let filters: Vec<Expr> = read.filters.iter().filter(of_rows).cloned().collect();
         let readers = Arc::new(NamedReaders::new(self.store()));
         let opened = readers.opened();
         let schema = Arc::new(Schema::new(fields));
-        let input = self.data_source(read, &files, schema, filters, readers)?;
+        let input = self.data_source(read, &files, schema, &filters, readers)?;
         let fitted = shape.map(|_| {
             let held = columns
                 .read
@@ -611,7 +633,9 @@ fn widens(from: &DataType, to: &DataType) -> bool {
         return true;
     }
     match (from, to) {
-        (Int8 | UInt8, Int16 | Int32 | Int64)
+        (DataType::Utf8, DataType::Utf8View)
+        | (DataType::Binary, DataType::BinaryView)
+        | (Int8 | UInt8, Int16 | Int32 | Int64)
         | (Int16 | UInt16, Int32 | Int64)
         | (Int32 | UInt32, Int64)
         | (Float32, Float64) => true,

@@ -90,6 +90,11 @@ impl Shape {
         self
     }
 
+    /// Whether a file of this shape may have rows: one without content has no columns but those of its path.
+    pub(super) fn has_rows(&self) -> bool {
+        self.columns.iter().any(|column| !column.in_path)
+    }
+
     /// The column that is meant by a name, if there is one.
     pub(super) fn find(&self, name: &str) -> Option<&ShapeColumn> {
         find(self.columns.iter().map(|column| column.name.as_str()), name)
@@ -141,7 +146,7 @@ pub(super) fn held_columns<'a>(
     // what the first file has and the declaration leaves out was left out on purpose
     let mut left_out: HashSet<String> = HashSet::new();
     // a file without content has no columns to go by
-    let shapes = shapes.filter(|shape| !shape.columns.is_empty());
+    let shapes = shapes.filter(|shape| shape.has_rows());
     for (index, shape) in shapes.enumerate() {
         for column in &shape.columns {
             let is_marker = column.name.eq_ignore_ascii_case(marker);
@@ -192,6 +197,16 @@ pub(super) fn held_type(data_type: &DataType) -> DataType {
         },
         other => other.clone(),
     }
+}
+
+/// The column in the layout that the Parquet reader need not copy values for.
+pub(super) fn viewed(field: &FieldRef) -> FieldRef {
+    let data_type = match field.data_type() {
+        DataType::Utf8 => DataType::Utf8View,
+        DataType::Binary => DataType::BinaryView,
+        other => other.clone(),
+    };
+    Arc::new(Field::new(field.name(), data_type, field.is_nullable()))
 }
 
 fn held_field(field: &FieldRef) -> FieldRef {

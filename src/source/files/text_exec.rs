@@ -29,6 +29,7 @@ use super::mark::{MarkedFile, Marking, RejectedRow, RowNumbers};
 use super::mark_exec::Wanted;
 use super::reader::{Item, ReadSpec, Rejected, read_file};
 use super::rejected::{rejected_batch, rejected_schema};
+use super::stored::stored_bytes;
 use crate::error::{Error, Result};
 
 /// How many files of a partition are open at once.
@@ -215,7 +216,7 @@ impl FileReader {
         // a store whose files are changed in place may have mixed two contents
         let unchanged =
             stream::once(async move { scan.store.head(&checked.path).await.map(|_| None) });
-        let bytes = found.into_stream().map_ok(Some);
+        let bytes = stored_bytes(found).map_ok(Some);
         let bytes = if self.scan.location.replaces_whole_files() {
             bytes.boxed()
         } else {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::SpawnedReqwestConnector;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -21,6 +22,7 @@ use super::sas::SasToken;
 use super::settings::{Settings, secrets};
 use super::{Location, local};
 use crate::error::{Error, Result};
+use crate::source::files::io_runtime::io_runtime;
 use crate::source::files::sftp::{SftpOptions, SftpStore};
 
 const SAS_KEY: &str = "azure_storage_sas_key";
@@ -70,7 +72,7 @@ fn folder(location: &str) -> Result<Location> {
 
 fn s3(url: &Url, options: &HashMap<String, String>) -> Result<Location> {
     let settings = Settings::<AmazonS3ConfigKey>::read("AWS_", options);
-    let mut builder = AmazonS3Builder::new();
+    let mut builder = AmazonS3Builder::new().with_http_connector(connector()?);
     for (key, value) in &settings.values {
         builder = builder.with_config(*key, value.clone());
     }
@@ -86,7 +88,7 @@ fn s3(url: &Url, options: &HashMap<String, String>) -> Result<Location> {
 
 fn google(url: &Url, options: &HashMap<String, String>) -> Result<Location> {
     let settings = Settings::<GoogleConfigKey>::read("GOOGLE_", options);
-    let mut builder = GoogleCloudStorageBuilder::new();
+    let mut builder = GoogleCloudStorageBuilder::new().with_http_connector(connector()?);
     // object_store takes this variable, too, which has no prefix
     if let (false, Ok(path)) = (settings.own_credentials, std::env::var("SERVICE_ACCOUNT")) {
         builder = builder.with_service_account_path(path);
@@ -115,7 +117,7 @@ fn azure_by_container(url: &Url, mut options: HashMap<String, String>) -> Result
         "" => String::new(),
         user => format!("{user}@"),
     };
-    let built = azure(&settings)
+    let built = azure(&settings)?
         .with_url(format!("{}://{user}{host}/", url.scheme()))
         .build();
     assemble(Kind::Azure, url, url.path(), &settings, built)
@@ -153,7 +155,7 @@ fn azure_by_account(url: &Url, mut options: HashMap<String, String>) -> Result<L
             shown(url)
         )));
     }
-    let built = azure(&settings)
+    let built = azure(&settings)?
         .with_use_emulator(false)
         .with_account(account)
         .with_container_name(container)
@@ -163,8 +165,13 @@ fn azure_by_account(url: &Url, mut options: HashMap<String, String>) -> Result<L
     assemble(Kind::Azure, url, path, &settings, built)
 }
 
-fn azure(settings: &Settings<AzureConfigKey>) -> MicrosoftAzureBuilder {
-    let mut builder = MicrosoftAzureBuilder::new();
+/// Connections that go on while a session's own runtime waits.
+fn connector() -> Result<SpawnedReqwestConnector> {
+    Ok(SpawnedReqwestConnector::new(io_runtime()?))
+}
+
+fn azure(settings: &Settings<AzureConfigKey>) -> Result<MicrosoftAzureBuilder> {
+    let mut builder = MicrosoftAzureBuilder::new().with_http_connector(connector()?);
     // the name that Azure gives this variable has no prefix
     if let Ok(endpoint) = std::env::var("IDENTITY_ENDPOINT") {
         builder = builder.with_msi_endpoint(endpoint);
@@ -175,7 +182,7 @@ fn azure(settings: &Settings<AzureConfigKey>) -> MicrosoftAzureBuilder {
     if is_plain_http(settings.get("azure_storage_endpoint")) {
         builder = builder.with_allow_http(true);
     }
-    builder
+    Ok(builder)
 }
 
 fn sftp(url: &Url, options: &HashMap<String, String>) -> Result<Location> {

@@ -208,15 +208,19 @@ impl Connection {
     }
 
     /// Gives a file a name that nothing has yet; fails where something has it. The old name may stay. A server without links has to
-    /// keep to the protocol, by which renaming does not replace.
+    /// keep to the protocol, by which renaming does not replace; one that has them on other file systems only looks before it
+    /// renames, which is not enough.
     pub(super) async fn claim(&self, from: &str, to: &str) -> Result<(), Failure> {
         if self.abilities.hard_link {
             match self.check(self.sftp.hardlink(from, to)).await {
-                // Some file systems have no links; renaming then refuses to replace.
                 Err(failure @ Failure::Status(_)) if !failure.is(StatusCode::NoSuchFile) => {
                     if self.exists(to).await? {
                         return Err(failure);
                     }
+                    return Err(Failure::fatal(format!(
+                        "{}: the file system of {to} has no hard links, so nothing can be made there only if it is absent",
+                        self.address
+                    )));
                 }
                 linked => return linked.map(drop),
             }

@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::host_key::HostKeyCheck;
 use super::login::log_in;
 use super::options::SftpOptions;
+use crate::source::files::io_runtime::io_runtime;
 
 /// The name of the request that renames over a file.
 pub(super) const POSIX_RENAME: &str = "posix-rename@openssh.com";
@@ -49,8 +50,17 @@ pub(super) struct Abilities {
 }
 
 impl Session {
-    /// Opens a session with the server that `options` name.
+    /// Opens a session with the server that `options` name, on the runtime where connections live.
     pub(super) async fn open(options: &SftpOptions) -> Result<Self, Failure> {
+        let runtime = io_runtime().map_err(|error| Failure::fatal(error.to_string()))?;
+        let options = options.clone();
+        let opening = runtime.spawn(async move { Self::open_here(&options).await });
+        opening
+            .await
+            .map_err(|error| Failure::fatal(error.to_string()))?
+    }
+
+    async fn open_here(options: &SftpOptions) -> Result<Self, Failure> {
         let address = options.address();
         let check = HostKeyCheck::try_new(options)?;
         let config = Arc::new(ssh_config(options, &check));
