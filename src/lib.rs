@@ -4,10 +4,10 @@
 //! sources, deletes included.
 //!
 //! ```text
-//!                                                  ┌─ SELECT … FROM table_changes('t', 41)
-//!  Delta table ── ChangeSource ── change relation ─┼─ MERGE INTO target USING table_changes(…) … ── one Delta commit
-//!                 resolve()     _change_type       └─ SYNC INTO target FROM source … ───────────── one Delta commit, which also
-//!                 changes()     _commit_version                                                    records the position
+//!  Delta table ─┐                                    ┌─ SELECT … FROM table_changes('t', 41)
+//!  files with  ─┴─ ChangeSource ── change relation ──┼─ MERGE INTO target USING table_changes(…) … ── one Delta commit
+//!  change          resolve()       _change_type      └─ SYNC INTO target FROM source … ───────────── one Delta commit, which also
+//!  markers         changes()       _commit_version                                                   records the position
 //! ```
 //!
 //! Begin with [`sql::SessionContextExt::register_alluvial`] in an application that has a `SessionContext`, or with
@@ -22,8 +22,10 @@
 //! - Only [`sql`] offers DataFusion's planning traits to sessions. `merge` and [`sync`] have table providers of their own, for the
 //!   sides of their joins and for rows on their way to a commit, that no session ever sees by name.
 //! - [`sync`] names nothing: what a statement names, the session looks up for it (`SyncSession`, which [`sql`] implements).
-//! - Planning has no side effects: EXPLAIN plans everything and writes nothing. `CREATE` and `ALTER TABLE` are no plans and act at
-//!   once.
+//! - Planning has no side effects: EXPLAIN plans everything and writes nothing, but for the ledger of files with change markers, in
+//!   which whoever looks first gives a new file its number. `CREATE` and `ALTER TABLE` are no plans and act at once.
+//! - Connections to object stores for such files live on a runtime of their own: SQL is planned synchronously, and must not wait
+//!   for a thread that waits for it.
 //! - Operators talk in record batches only.
 #![cfg_attr(
     test,

@@ -235,6 +235,11 @@ async fn odd_names(place: Place) -> Result<(), Failed> {
 /// A folder that nobody has put anything into: with declared columns it is an empty table, which may fill.
 async fn nothing_there(place: Place) -> Result<(), Failed> {
     let place = place.at("nowhere");
+    if place.is_local() {
+        // only a file system tells an empty folder from none
+        Reader::check_refused(&place, &["is not there", "correct the LOCATION"]).await?;
+        place.put("_kept", "").await?;
+    }
     Reader::check_refused(
         &place,
         &["no file yet", "name them in CREATE EXTERNAL TABLE"],

@@ -134,6 +134,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def list_after(self, name):
         status, _, answer = call("GET", self.path, headers={"Host": HOST})
+        if status == 500 and b"no bucket named" in answer:
+            return self.answer(404, NO_BUCKET, {"Content-Type": "application/xml"})
         entry = r"<(Contents|CommonPrefixes)><(?:Key|Prefix)>(.*?)</.*?</\1>"
         kept = re.sub(entry, lambda found: found[0] if html.unescape(found[2]) > name else "", answer.decode())
         self.answer(status, kept.encode(), {"Content-Type": "application/xml"})

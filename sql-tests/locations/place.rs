@@ -188,6 +188,11 @@ impl Place {
         }
     }
 
+    /// Whether it is a folder of this machine.
+    pub(super) fn is_local(&self) -> bool {
+        self.kind == Kind::Local
+    }
+
     /// A folder below it, by a name as a file system has it.
     pub(super) fn at(&self, folder: &str) -> Self {
         let below = match self.kind {

@@ -9,6 +9,6 @@ pub(crate) use distinct::{comparable, distinct};
 pub(crate) use net::{NetNature, net_changes, with_metadata, without_metadata};
 pub use range::{Bound, BoundKind, ChangeBounds, ChangeRange, VersionClock};
 pub use schema::{
-    CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, change_columns, change_schema,
-    metadata_columns, refuse_reserved_columns,
+    CHANGE_ORDINAL, CHANGE_TYPE, CHANGED_COLUMNS, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType,
+    change_columns, change_schema, metadata_columns, refuse_reserved_columns,
 };

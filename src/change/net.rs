@@ -16,14 +16,15 @@ use datafusion::logical_expr::{
 };
 
 use super::distinct::distinct;
-use super::{CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, metadata_columns};
+use super::{
+    CHANGE_ORDINAL, CHANGE_TYPE, CHANGED_COLUMNS, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType,
+    metadata_columns,
+};
 use crate::error::{Error, Result};
 
 /// The half of an update pair that a row of the result is: 0 the only row or the preimage, 1 the postimage.
 const SIDE: &str = "__side";
 const EFFECT: &str = "__effect";
-const CHANGE_ORDINAL: &str = "_change_ordinal";
-const CHANGED_COLUMNS: &str = "_changed_columns";
 const CARRIES_ALL: &str = "__carries_all";
 
 /// What is particular about the changes of a source.
@@ -231,7 +232,9 @@ fn last_carried(name: &str, order: Vec<Sort>) -> Result<Expr> {
         .or(array_has(ident(CHANGED_COLUMNS), lit(name)))
         .or(is_delete.clone());
     let value = when(is_delete.is_not_true(), ident(name)).end()?;
-    Ok(last_value(value, order).filter(carried).build()?)
+    // the builder takes the order anew
+    let last = last_value(value, vec![]).order_by(order);
+    Ok(last.filter(carried).build()?)
 }
 
 /// Makes one list of the lists of columns in `lists`; NULL where one of the changes carries all.
@@ -308,9 +311,14 @@ fn effect_columns(keys: &[String], values: &[&str], schema: &Schema) -> Result<V
 }
 
 fn output(schema: &Schema, keys: &[String]) -> Result<Vec<Expr>> {
-    let first = ident(EFFECT).eq(lit("delete")).or(ident(EFFECT)
+    let preimage = ident(EFFECT)
         .eq(lit("update"))
-        .and(ident(SIDE).eq(lit(0_i64))));
+        .and(ident(SIDE).eq(lit(0_i64)));
+    let first = match schema.field_with_name(CHANGE_ORDINAL) {
+        // a source without preimages says of a row that has gone what its delete says
+        Ok(_) => preimage,
+        Err(_) => ident(EFFECT).eq(lit("delete")).or(preimage),
+    };
     let mut values = 0..;
     let mut columns = Vec::new();
     for field in schema.fields() {

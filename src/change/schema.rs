@@ -13,6 +13,12 @@ pub const COMMIT_VERSION: &str = "_commit_version";
 /// Name of the column with the time of that version.
 pub const COMMIT_TIMESTAMP: &str = "_commit_timestamp";
 
+/// Name of the column with the order of a change within its version, under `metadata => 'full'`.
+pub const CHANGE_ORDINAL: &str = "_change_ordinal";
+/// Name of the column with the columns that a change carries, under `metadata => 'full'`; NULL where it carries all, or where
+/// nobody knows.
+pub const CHANGED_COLUMNS: &str = "_changed_columns";
+
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ChangeType {
@@ -64,11 +70,11 @@ pub fn change_columns() -> Vec<FieldRef> {
 pub fn metadata_columns() -> Vec<FieldRef> {
     let text_list = DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)));
     [
-        ("_change_ordinal", DataType::Int64),
+        (CHANGE_ORDINAL, DataType::Int64),
         ("_commit_token", DataType::Utf8),
         ("_row_id", DataType::Utf8),
         ("_key_only", DataType::Boolean),
-        ("_changed_columns", text_list),
+        (CHANGED_COLUMNS, text_list),
         ("_created_version", DataType::Int64),
         ("_change_context", DataType::Binary),
     ]

@@ -10,7 +10,6 @@
 mod actions;
 mod schema;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
@@ -27,10 +26,9 @@ use tokio::sync::OnceCell;
 
 use self::actions::{FeedFiles, inserted_file, plan_commits};
 use self::schema::{FeedCheck, check_range};
-use super::{ChangeRead, ChangeSource};
+use super::{ChangeRead, ChangeSource, Clock};
 use crate::change::{
-    Bound, CHANGE_TYPE, COMMIT_VERSION, ChangeBounds, ChangeRange, VersionClock, change_columns,
-    change_schema,
+    Bound, CHANGE_TYPE, COMMIT_VERSION, ChangeBounds, ChangeRange, change_columns, change_schema,
 };
 use crate::delta::DeltaTable;
 use crate::delta::actions::decode_path;
@@ -272,12 +270,7 @@ impl ChangeSource for DeltaFeed {
 
     async fn resolve(&self, bounds: &ChangeBounds) -> Result<ChangeRange> {
         let snapshot = self.current().await?;
-        let mut clock = Clock {
-            table: self.table.name(),
-            current: snapshot.version(),
-            earliest: -1,
-            instants: HashMap::new(),
-        };
+        let mut clock = Clock::new(self.table.name(), snapshot.version());
         let all = [Some(&bounds.since), bounds.until.as_ref()];
         if all
             .iter()
@@ -388,32 +381,6 @@ fn empty(schema: &SchemaRef, read: &ChangeRead<'_>) -> Result<Arc<dyn ExecutionP
         None => Arc::clone(schema),
     };
     Ok(Arc::new(EmptyExec::new(projected)))
-}
-
-/// What a source knows of its versions once timestamps have been looked up.
-struct Clock<'a> {
-    table: &'a str,
-    current: i64,
-    earliest: i64,
-    instants: HashMap<i64, i64>,
-}
-
-impl VersionClock for Clock<'_> {
-    fn table(&self) -> &str {
-        self.table
-    }
-
-    fn current(&self) -> i64 {
-        self.current
-    }
-
-    fn at_or_before(&self, micros: i64) -> i64 {
-        self.instants.get(&micros).copied().unwrap_or(-1)
-    }
-
-    fn earliest(&self) -> i64 {
-        self.earliest
-    }
 }
 
 /// The oldest version from which every commit up to `current` is still there.

@@ -49,10 +49,8 @@ use self::options::{FileFormat, FileOptions, OnInvalid, OnMissing, OnNull, OnTie
 use self::reader::{CsvFormat, TextFormat};
 use self::scan::{FileScan, ScannedFile};
 use self::shape::{Shape, find, held_columns, viewed};
-use super::{ChangeRead, ChangeSource};
-use crate::change::{
-    Bound, ChangeBounds, ChangeRange, VersionClock, change_schema, metadata_columns,
-};
+use super::{ChangeRead, ChangeSource, Clock};
+use crate::change::{Bound, ChangeBounds, ChangeRange, change_schema, metadata_columns};
 use crate::delta::create::TableDefinition;
 use crate::error::{Error, Result};
 
@@ -259,11 +257,17 @@ impl ChangeFiles {
     }
 
     fn held(&self, ledger: &Ledger, version: i64) -> Result<Vec<FieldRef>> {
+        // before the first file the columns are those that are known now
+        let first = ledger.first_with_rows().unwrap_or(version);
+        let version = version.max(first);
         self.held_by(&ledger.shapes(version).collect::<Vec<_>>())
     }
 
     fn held_by(&self, shapes: &[&Shape]) -> Result<Vec<FieldRef>> {
         let shared = &self.shared;
+        for shape in shapes {
+            self.check_shape(shape)?;
+        }
         let shapes: Vec<Shape> = shapes.iter().map(|shape| self.named(shape)).collect();
         let held = held_columns(&shared.declared, &shared.options.marker, shapes.iter())?;
         match &shared.options.format {
@@ -272,13 +276,41 @@ impl ChangeFiles {
         }
     }
 
-    /// A shape by the names that its columns have here.
-    fn named(&self, shape: &Shape) -> Shape {
-        let is_headless = matches!(
+    fn is_headless(&self) -> bool {
+        matches!(
             &self.shared.options.format,
             FileFormat::Text(TextFormat::Csv(CsvFormat { header: false, .. }))
-        );
-        match is_headless {
+        )
+    }
+
+    /// Refuses files whose marker would be overlooked.
+    fn check_shape(&self, shape: &Shape) -> Result<()> {
+        let shared = &self.shared;
+        let (marker, name) = (&shared.options.marker, &shared.name);
+        if shape.find(marker).is_some_and(|column| column.in_path) {
+            return Err(Error::invalid(format!(
+                "the marker {marker:?} of {name} stands in the path of a file ({marker}=…/), and it is read from rows only; land upserts and \
+                 deletes with a marker column, or give marker '…' another name"
+            )));
+        }
+        let own = shape
+            .columns
+            .iter()
+            .filter(|column| !column.in_path)
+            .count();
+        let declared = shared.declared.fields().len();
+        if self.is_headless() && declared > 0 && own > declared {
+            return Err(Error::invalid(format!(
+                "the files of {name} have {own} fields in a row, and {declared} columns are declared; without a header every field needs its \
+                 column, the marker too"
+            )));
+        }
+        Ok(())
+    }
+
+    /// A shape by the names that its columns have here.
+    fn named(&self, shape: &Shape) -> Shape {
+        match self.is_headless() {
             true => shape.clone().named(&self.shared.declared),
             false => shape.clone(),
         }
@@ -383,11 +415,12 @@ impl ChangeFiles {
     /// The files of a range, all of them or an error.
     async fn files(&self, found: &Discovered, range: &ChangeRange) -> Result<Vec<FileVersion>> {
         let (first, last) = (range.first(), range.until());
-        let files = found.ledger.files(&self.shared.folder, first, last).await?;
+        let mut files = found.ledger.files(&self.shared.folder, first, last).await?;
+        self.forget_mended(found, &mut files).await?;
         let there = self.are_there(found, &files).await?;
         let gone = files.iter().zip(&there).filter(|(_, there)| !**there);
         let gone: Vec<&FileVersion> = gone.map(|(file, _)| file).collect();
-        let (Some(oldest), Some(newest)) = (gone.first(), gone.last()) else {
+        let Some(oldest) = gone.first() else {
             return Ok(files);
         };
         if self.shared.options.on_missing == OnMissing::Skip {
@@ -402,13 +435,39 @@ impl ChangeFiles {
         Err(Error::ChangesExpired {
             table: self.shared.name.clone(),
             requested,
-            oldest: newest.version.to_string(),
+            oldest: self.earliest(found).await?.to_string(),
             current: found.ledger.versions(),
             reason: format!(
                 "the file {} of version {} has been removed or replaced since (on_missing 'skip' in the table's OPTIONS reads what is still there)",
                 oldest.path, oldest.version
             ),
         })
+    }
+
+    /// The version from which every file is there.
+    async fn earliest(&self, found: &Discovered) -> Result<i64> {
+        let last = found.ledger.versions();
+        let files = found.ledger.files(&self.shared.folder, 1, last).await?;
+        let there = self.are_there(found, &files).await?;
+        let gone = there.iter().rposition(|there| !there);
+        Ok(gone.map_or(0, |index| index as i64 + 1))
+    }
+
+    /// Leaves out files that were set aside as a whole and have been mended since: what they should have said, they say in a
+    /// version of their own.
+    async fn forget_mended(&self, found: &Discovered, files: &mut Vec<FileVersion>) -> Result<()> {
+        let unreadable = |file: &FileVersion| {
+            let shape = found.ledger.shape(file.shape);
+            shape.is_ok_and(|shape| shape.unreadable.is_some())
+        };
+        if files.iter().any(unreadable) {
+            let loaded = found.ledger.load(&self.shared.folder).await?;
+            files.retain(|file| {
+                let newest = found.ledger.newest(&loaded, &file.path);
+                !unreadable(file) || newest.is_none_or(|newest| newest.version == file.version)
+            });
+        }
+        Ok(())
     }
 
     fn scan(
@@ -507,12 +566,7 @@ impl ChangeSource for ChangeFiles {
 
     async fn resolve(&self, bounds: &ChangeBounds) -> Result<ChangeRange> {
         let found = self.current().await?;
-        let mut clock = Clock {
-            table: &self.shared.name,
-            current: found.ledger.versions(),
-            earliest: 0,
-            instants: HashMap::new(),
-        };
+        let mut clock = Clock::new(&self.shared.name, found.ledger.versions());
         for bound in [Some(&bounds.since), bounds.until.as_ref()]
             .into_iter()
             .flatten()
@@ -525,15 +579,7 @@ impl ChangeSource for ChangeFiles {
                         .await?;
                     clock.instants.insert(*micros, at);
                 }
-                Bound::Earliest => {
-                    let last = found.ledger.versions();
-                    let files = found.ledger.files(&self.shared.folder, 1, last).await?;
-                    let there = self.are_there(&found, &files).await?;
-                    clock.earliest = there
-                        .iter()
-                        .rposition(|there| !there)
-                        .map_or(0, |index| index as i64 + 1);
-                }
+                Bound::Earliest => clock.earliest = self.earliest(&found).await?,
                 Bound::Version(_) | Bound::Beginning => {}
             }
         }
@@ -608,31 +654,5 @@ impl ChangeSource for ChangeFiles {
         Err(Error::internal(
             "files have changes, and no rows beside them",
         ))
-    }
-}
-
-/// What is known of the versions once times have been looked up.
-struct Clock<'a> {
-    table: &'a str,
-    current: i64,
-    earliest: i64,
-    instants: HashMap<i64, i64>,
-}
-
-impl VersionClock for Clock<'_> {
-    fn table(&self) -> &str {
-        self.table
-    }
-
-    fn current(&self) -> i64 {
-        self.current
-    }
-
-    fn at_or_before(&self, micros: i64) -> i64 {
-        self.instants.get(&micros).copied().unwrap_or(0)
-    }
-
-    fn earliest(&self) -> i64 {
-        self.earliest
     }
 }

@@ -24,13 +24,15 @@ use datafusion::physical_plan::ExecutionPlan;
 pub(crate) use delta_feed::DeltaFeed;
 pub(crate) use files::{ChangeFiles, rejected_schema};
 
-use crate::change::{ChangeBounds, ChangeRange};
+use crate::change::{ChangeBounds, ChangeRange, VersionClock};
 use crate::delta::DeltaTable;
 use crate::delta::create::TableDefinition;
 use crate::error::Result;
 
-/// Name of the metric that counts rows which a read has set aside.
+/// Name of the metric that counts rows which a read has set aside; its label [`SCAN`] tells the scans of one statement apart.
 pub(crate) const REJECTED_ROWS: &str = "rejected_rows";
+/// Name of that label.
+pub(crate) const SCAN: &str = "scan";
 
 /// Something whose changes can be asked for by version.
 #[async_trait]
@@ -110,9 +112,6 @@ pub(crate) trait ChangeSource: Debug + Send + Sync {
     async fn rows(&self, version: i64, read: ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>>;
 }
 
-/// Label of that metric that tells the scans of one statement apart.
-pub(crate) const SCAN: &str = "scan";
-
 /// How many rows a plan that has run has set aside. It may have read a source several times; each of these scans has set the same
 /// rows aside, or, if it was ended early, fewer.
 pub(crate) fn rejected_rows(plan: &Arc<dyn ExecutionPlan>) -> u64 {
@@ -150,4 +149,42 @@ pub(crate) struct ChangeRead<'a> {
     /// Filters that may prune; they are evaluated again above.
     pub filters: &'a [Expr],
     pub limit: Option<usize>,
+}
+
+/// What a source knows of its versions once timestamps have been looked up.
+struct Clock<'a> {
+    table: &'a str,
+    current: i64,
+    earliest: i64,
+    instants: HashMap<i64, i64>,
+}
+
+impl<'a> Clock<'a> {
+    /// Nothing is known but the newest version.
+    fn new(table: &'a str, current: i64) -> Self {
+        Self {
+            table,
+            current,
+            earliest: -1,
+            instants: HashMap::new(),
+        }
+    }
+}
+
+impl VersionClock for Clock<'_> {
+    fn table(&self) -> &str {
+        self.table
+    }
+
+    fn current(&self) -> i64 {
+        self.current
+    }
+
+    fn at_or_before(&self, micros: i64) -> i64 {
+        self.instants.get(&micros).copied().unwrap_or(-1)
+    }
+
+    fn earliest(&self) -> i64 {
+        self.earliest
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
+use datafusion::common::Constraint;
 use datafusion::error::Result;
 use datafusion::logical_expr::CreateExternalTable;
 
@@ -65,10 +66,31 @@ impl TableProviderFactory for ChangeFilesFactory {
         };
         let declared = Arc::new(statement.schema.as_arrow().clone());
         let name = statement.name.table();
-        let options = storage_options(&statement.options);
+        let mut options = storage_options(&statement.options);
+        if let Some(key) = primary_key(statement) {
+            options.entry("key".into()).or_insert(key);
+        }
+        if !statement.order_exprs.is_empty() || !statement.column_defaults.is_empty() {
+            return Err(Error::invalid(format!(
+                "{name}: WITH ORDER and DEFAULT mean nothing for files with change markers; leave them out"
+            ))
+            .into());
+        }
         let files = ChangeFiles::try_new(name, location, &options, declared)?;
         Ok(Arc::new(ChangeFilesTable::try_new(files).await?))
     }
+}
+
+/// The columns of the declared primary key, as the option `key` has them.
+fn primary_key(statement: &CreateExternalTable) -> Option<String> {
+    let mut constraints = statement.constraints.iter();
+    let key = constraints.find_map(|constraint| match constraint {
+        Constraint::PrimaryKey(columns) => Some(columns),
+        Constraint::Unique(_) => None,
+    })?;
+    let fields = statement.schema.fields();
+    let names = key.iter().map(|index| fields[*index].name().as_str());
+    Some(names.collect::<Vec<_>>().join(", "))
 }
 
 /// What `STORED AS` calls tables of files with change markers.

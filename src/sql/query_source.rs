@@ -20,7 +20,8 @@ use datafusion::physical_plan::projection::ProjectionExec;
 
 use super::changes_table::ChangesTable;
 use crate::change::{
-    Bound, CHANGE_TYPE, COMMIT_VERSION, ChangeBounds, ChangeRange, change_columns, metadata_columns,
+    Bound, CHANGE_TYPE, CHANGED_COLUMNS, COMMIT_VERSION, ChangeBounds, ChangeRange, change_columns,
+    metadata_columns,
 };
 use crate::delta::create::TableDefinition;
 use crate::error::{Error, Result};
@@ -131,7 +132,6 @@ impl QuerySource {
 /// Refuses a query over changes that do not carry all columns if it does not return which they carry: NULL would be taken for a
 /// value.
 fn check_carried(source: &str, absent: &[String], schema: &Schema) -> Result<()> {
-    const CHANGED_COLUMNS: &str = "_changed_columns";
     let returned = |name: &&String| schema.field_with_name(name).is_ok();
     let Some(column) = absent.iter().find(returned) else {
         return Ok(());

@@ -14,7 +14,10 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use super::event::{CARRIED, END, EventLayout, OP, ORDINAL, Op, SEQUENCE, VERSION};
 use super::relation::{Read, SourceRelation};
 use super::resolve_exec::{Resolution, ResolveChangesExec};
-use crate::change::{Bound, CHANGE_TYPE, COMMIT_VERSION, ChangeBounds, ChangeRange, ChangeType};
+use crate::change::{
+    Bound, CHANGE_ORDINAL, CHANGE_TYPE, CHANGED_COLUMNS, COMMIT_VERSION, ChangeBounds, ChangeRange,
+    ChangeType,
+};
 use crate::error::{Error, Result};
 use crate::source::ChangeSource;
 
@@ -128,10 +131,10 @@ impl CurrentRows<'_> {
             )
             .alias(END),
             ident(COMMIT_VERSION).alias(VERSION),
-            ident("_change_ordinal").alias(ORDINAL),
+            ident(CHANGE_ORDINAL).alias(ORDINAL),
         ]);
         if layout.carried().is_some() {
-            events.push(ident("_changed_columns").alias(CARRIED));
+            events.push(ident(CHANGED_COLUMNS).alias(CARRIED));
         }
         let plan = plan.project(events)?.build()?;
         Ok(state.create_physical_plan(&plan).await?)

@@ -17,13 +17,9 @@ use super::columns::{END_AT, START_AT};
 use super::event::{CARRIED, END, EventLayout, OP, ORDINAL, Op, SEQUENCE, VERSION};
 use super::relation::VersionRelation;
 use super::spec::Sync;
-use crate::change::{CHANGE_TYPE, COMMIT_VERSION, ChangeType};
+use crate::change::{CHANGE_ORDINAL, CHANGE_TYPE, CHANGED_COLUMNS, COMMIT_VERSION, ChangeType};
 use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
-
-const CHANGE_ORDINAL: &str = "_change_ordinal";
-/// Names the columns that a change carries.
-pub(super) const CHANGED_COLUMNS: &str = "_changed_columns";
 
 /// What orders the changes of a key: SEQUENCE BY, or the version.
 #[derive(Debug, Clone)]

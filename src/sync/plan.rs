@@ -19,7 +19,6 @@ use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 
 use super::apply::{Fill, apply_changes, compare, fill};
 use super::columns::SourceNature;
-use super::event_plan::CHANGED_COLUMNS;
 use super::position::{Position, Registration};
 use super::relation::{Read, SourceRelation};
 use super::remembering::Remembering;
@@ -28,7 +27,7 @@ use super::session::SyncSession;
 use super::setup::{Setup, Target};
 use super::spec::{OnExpired, SourceSpec, Statement, Storage, Sync};
 use super::step::{Progress, Step, Work};
-use crate::change::{Bound, ChangeBounds, ChangeRange};
+use crate::change::{Bound, CHANGED_COLUMNS, ChangeBounds, ChangeRange};
 use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
 use crate::source::ChangeSource;

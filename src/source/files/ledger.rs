@@ -192,6 +192,14 @@ impl Ledger {
             .map(|(_, shape)| shape)
     }
 
+    /// The version of the first file that has columns of its own.
+    pub(super) fn first_with_rows(&self) -> Option<i64> {
+        let mut shapes = self.shapes.iter();
+        shapes
+            .find(|(_, shape)| shape.has_rows())
+            .map(|(since, _)| *since)
+    }
+
     /// A shape by its number.
     pub(super) fn shape(&self, number: u32) -> Result<&Shape> {
         let found = self.shapes.get(number as usize);

@@ -15,7 +15,9 @@ use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricB
 
 use super::fit::Misfit;
 use super::options::{FileOptions, OnInvalid, OnNull};
-use crate::change::{CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType};
+use crate::change::{
+    CHANGE_ORDINAL, CHANGE_TYPE, CHANGED_COLUMNS, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType,
+};
 use crate::error::{Error, Result};
 use crate::source::{REJECTED_ROWS, SCAN};
 
@@ -384,7 +386,7 @@ impl Marking {
                 let times = TimestampMicrosecondArray::from(vec![file.time; count]);
                 Ok(Arc::new(times.with_timezone("UTC")))
             }
-            "_change_ordinal" => {
+            CHANGE_ORDINAL => {
                 let numbers = (0..count).map(|row| rows.of(row));
                 Ok(Arc::new(Int64Array::from_iter_values(numbers)))
             }
@@ -393,7 +395,7 @@ impl Marking {
                 None => file.path.as_ref().to_owned(),
             }))),
             "_key_only" => repeated(ScalarValue::Boolean(Some(false))),
-            "_changed_columns" => self.changed_columns(field, file, count),
+            CHANGED_COLUMNS => self.changed_columns(field, file, count),
             _ => Ok(new_null_array(field.data_type(), count)),
         }
     }

@@ -269,13 +269,16 @@ impl Connection {
         })
     }
 
-    /// Refuses a handle that was damaged when it was taken for text.
+    /// Refuses a handle that was damaged when it was taken for text. Servers that number their handles have such ones after a
+    /// while, and begin anew with each connection.
     fn textual(&self, handle: String) -> Result<String, Failure> {
         if handle.contains(char::REPLACEMENT_CHARACTER) {
-            return Err(Failure::fatal(format!(
-                "{}: the server's handles are not text, which is not supported",
-                self.address
-            )));
+            self.is_broken.store(true, Ordering::Relaxed);
+            return Err(Failure::lost(
+                ErrorKind::ConnectionReset,
+                &self.address,
+                "the server's handles are no text any more",
+            ));
         }
         Ok(handle)
     }
