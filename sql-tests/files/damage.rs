@@ -271,7 +271,7 @@ async fn unreadable(landing: Landing) -> Result<Option<&'static str>, Failed> {
     landing.put("1.csv", "id\n1\n")?;
     landing.put("2.csv", "id\n2\n")?;
     let second = landing.path("2.csv");
-    fs::set_permissions(&second, fs::Permissions::from_mode(0))?;
+    fs::set_permissions(&second, fs::Permissions::from_mode(0o0))?;
     if fs::read(&second).is_ok() {
         return Ok(Some("this user may read every file"));
     }

@@ -11,6 +11,7 @@
 mod discovery;
 mod fit;
 mod guarded_store;
+mod heads;
 mod inspect;
 mod io_runtime;
 mod ledger;
@@ -41,6 +42,7 @@ use tokio::sync::OnceCell;
 
 use self::discovery::{Discovered, Discovery, below, seen};
 use self::guarded_store::is_unchanged;
+use self::heads::KnownHeads;
 use self::inspect::Inspector;
 use self::ledger::{FileVersion, Ledger, LedgerFolder};
 use self::location::Location;
@@ -221,6 +223,7 @@ impl ChangeFiles {
             folder: &shared.folder,
             options: &shared.options,
             inspector: &inspector,
+            known_heads: KnownHeads::default(),
             check: &|shapes| self.check_columns(&self.held_by(shapes)?),
         };
         let known = self.last().as_ref().map(|last| Arc::clone(&last.ledger));

@@ -9,6 +9,7 @@
 //! The ledger is read before the location is listed: a file that another reader has numbered in between is then an append that
 //! fails, never a second number.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode};
 
-use super::inspect::Inspector;
+use super::heads::{Head, KnownHeads, heads};
+use super::inspect::{Inspector, KnownColumns};
 use super::ledger::{Appended, FileVersion, FoundFile, Ledger, LedgerFolder};
 use super::location::Location;
 use super::options::{FileOptions, Listing};
@@ -26,6 +28,7 @@ use super::shape::Shape;
 use crate::error::{Error, Result};
 
 const CONCURRENT_INSPECTIONS: usize = 64;
+const INSPECTED_AT_ONCE: usize = 1024;
 /// Readers that lose this many races in a row to other readers give up.
 const MAX_ATTEMPTS: u32 = 50;
 /// With fewer files a full listing costs next to nothing.
@@ -49,6 +52,8 @@ pub(super) struct Discovery<'a> {
     pub folder: &'a LedgerFolder,
     pub options: &'a FileOptions,
     pub inspector: &'a Inspector<'a>,
+    /// What is known of first lines.
+    pub known_heads: KnownHeads,
     /// Refuses the columns of the first files, before these have versions: what is wrong with them may be the options.
     pub check: &'a (dyn Fn(&[&Shape]) -> Result<()> + Sync),
 }
@@ -77,7 +82,9 @@ impl Discovery<'_> {
             }
             let found = self.inspect(&ledger, new).await?;
             if ledger.versions() == 0 {
-                let shapes: Vec<&Shape> = found.iter().map(|file| file.shape.as_ref()).collect();
+                let mut seen: HashSet<&Shape> = HashSet::new();
+                let shapes = found.iter().map(|file| file.shape.as_ref());
+                let shapes: Vec<&Shape> = shapes.filter(|shape| seen.insert(*shape)).collect();
                 (self.check)(&shapes)?;
             }
             match self.folder.append(ledger.clone(), found).await? {
@@ -87,7 +94,7 @@ impl Discovery<'_> {
                         self.forget_replaced(&ledger, present).await?;
                     }
                     return Ok(Discovered {
-                        ledger: Arc::new(ledger),
+                        ledger: Arc::new(*ledger),
                         present,
                     });
                 }
@@ -176,19 +183,41 @@ impl Discovery<'_> {
             found.push(found_file(file, shape));
         }
         let known = Arc::new(known);
-        let shapes = stream::iter(new).map(|file| {
-            let known = Arc::clone(&known);
-            async move {
-                let shape = self.inspector.shape(&file, &known).await?;
-                Ok::<_, Error>(found_file(file, shape))
-            }
-        });
-        let more: Vec<FoundFile> = shapes
-            .buffered(CONCURRENT_INSPECTIONS)
-            .try_collect()
-            .await?;
-        found.extend(more);
+        let new: Vec<FileVersion> = new.collect();
+        for files in new.chunks(INSPECTED_AT_ONCE) {
+            let heads = heads(self.location, self.options, files).await;
+            let files = files.to_vec().into_iter().zip(heads);
+            let shapes = stream::iter(files).map(|(file, head)| {
+                let known = Arc::clone(&known);
+                async move {
+                    let shape = self.shape(&file, head, &known).await?;
+                    Ok::<_, Error>(found_file(file, shape))
+                }
+            });
+            let more: Vec<FoundFile> = shapes
+                .buffered(CONCURRENT_INSPECTIONS)
+                .try_collect()
+                .await?;
+            found.extend(more);
+        }
         Ok(found)
+    }
+
+    /// The columns of a file, those of another that begins in the same way if there is one.
+    async fn shape(
+        &self,
+        file: &FileVersion,
+        head: Option<Head>,
+        known: &KnownColumns,
+    ) -> Result<Arc<Shape>> {
+        if let Some(shape) = head.as_ref().and_then(|head| self.known_heads.get(head)) {
+            return Ok(shape);
+        }
+        let shape = self.inspector.shape(file, known).await?;
+        if let Some(head) = head.filter(|_| shape.unreadable.is_none()) {
+            self.known_heads.add(head, &shape);
+        }
+        Ok(shape)
     }
 
     /// Versions of files that have got a newer one are not there any more.

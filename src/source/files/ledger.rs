@@ -286,7 +286,7 @@ impl Ledger {
                 let files = match read.and_then(checkpoint::decode) {
                     Ok(files) => files,
                     // a newer one may have taken its place; the batches are there for ever
-                    Err(_) => self.from_batches(folder).await?,
+                    Err(_) => self.read_batches(folder).await?,
                 };
                 if files.len() as i64 != self.in_checkpoint() {
                     return Err(Error::invalid(format!(
@@ -303,7 +303,7 @@ impl Ledger {
     }
 
     /// The files of the checkpoint, from the batches that it sums up.
-    async fn from_batches(&self, folder: &LedgerFolder) -> Result<Vec<FileVersion>> {
+    async fn read_batches(&self, folder: &LedgerFolder) -> Result<Vec<FileVersion>> {
         let all = folder.read_on(Self::empty()).await?;
         let mut files = all.map_or(vec![], |all| all.tail.versions);
         files.truncate(usize::try_from(self.in_checkpoint()).unwrap_or(usize::MAX));
@@ -374,7 +374,7 @@ pub(super) struct FoundFile {
 #[derive(Debug)]
 pub(super) enum Appended {
     /// They have versions now.
-    Done(Ledger),
+    Done(Box<Ledger>),
     /// Another reader was faster: of a long list some may have versions, and the rest has none.
     Lost,
 }
@@ -572,7 +572,8 @@ impl LedgerFolder {
             ledger.add(head, files)?;
             ledger.last_seen = seen.map(|tag| (text.len() as u64, Some(tag)));
         }
-        Ok(Appended::Done(self.checkpoint_if_due(ledger).await))
+        let ledger = self.checkpoint_if_due(ledger).await;
+        Ok(Appended::Done(Box::new(ledger)))
     }
 
     fn batch(&self, ledger: &Ledger, found: &[FoundFile]) -> (BatchHead, Vec<FileVersion>) {

@@ -21,6 +21,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 
 use self::kind::Kind;
@@ -122,6 +123,15 @@ impl Location {
             return Some(path);
         }
         path.strip_prefix(self.prefix.as_ref())?.strip_prefix('/')
+    }
+
+    /// The path of a file in the local file system, where it is one there.
+    pub(crate) fn local_path(&self, relative: &str) -> Option<std::path::PathBuf> {
+        if self.kind != Kind::Local {
+            return None;
+        }
+        let path = Path::parse(format!("{}/{relative}", self.prefix)).ok()?;
+        LocalFileSystem::new().path_to_filesystem(&path).ok()
     }
 
     /// Whether it is a local folder that is not there.

@@ -40,6 +40,7 @@ use self::csv_header::read_header;
 use self::json::JsonRows;
 use self::pieces::Pieces;
 use self::rows::RowReader;
+pub(super) use self::text::is_compressed;
 use self::text::{decompressed, text};
 use crate::error::Result;
 

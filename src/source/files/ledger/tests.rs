@@ -59,7 +59,7 @@ async fn number(folder: &LedgerFolder, known: &Ledger, listed: &[FoundFile]) -> 
             return known;
         }
         match folder.append(known.clone(), new).await {
-            Ok(Appended::Done(ledger)) => return ledger,
+            Ok(Appended::Done(ledger)) => return *ledger,
             Ok(Appended::Lost) => {}
             Err(error) => assert!(error.is_transient(), "this passes by itself: {error}"),
         }
@@ -100,7 +100,7 @@ impl Told {
                 .files(folder, file.version, file.version)
                 .await
                 .unwrap();
-            assert_eq!(one, [file.clone()]);
+            assert_eq!(one, std::slice::from_ref(file));
         }
         Self {
             id: ledger.id().map(str::to_owned),

@@ -52,6 +52,11 @@ pub(super) async fn decompressed(
         .boxed())
 }
 
+/// Whether a file is compressed from outside.
+pub(in crate::source::files) fn is_compressed(compression: Compression, file: &str) -> bool {
+    variant(compression, file).0.is_compressed()
+}
+
 fn variant(compression: Compression, file: &str) -> (CompressionTypeVariant, &'static str) {
     use CompressionTypeVariant::{BZIP2, GZIP, UNCOMPRESSED, XZ, ZSTD};
     let variant = match compression {

@@ -119,7 +119,7 @@ mod tests {
             assert_eq!(pieces(range, chunk).collect::<Vec<_>>(), expected);
         };
         check(0..0, 10, &[]);
-        check(5..9, 10, &[5..9]);
+        check(5..9, 10, std::slice::from_ref(&(5..9)));
         check(5..25, 10, &[5..15, 15..25]);
         check(0..21, 10, &[0..10, 10..20, 20..21]);
     }

@@ -7,6 +7,7 @@ use super::faulty_store::FaultyStore;
 use super::{ATTEMPTS, FAULTS, Ledger, LedgerFolder, Location, folder_of, says};
 use crate::error::Result;
 use crate::source::files::discovery::{Discovered, Discovery};
+use crate::source::files::heads::KnownHeads;
 use crate::source::files::inspect::Inspector;
 use crate::source::files::options::FileOptions;
 
@@ -35,6 +36,7 @@ async fn discover(
         folder: &folder,
         options: &options,
         inspector: &inspector,
+        known_heads: KnownHeads::default(),
         check: &|_| Ok(()),
     };
     Box::pin(discovery.run(known)).await
