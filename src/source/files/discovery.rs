@@ -186,7 +186,7 @@ impl Discovery<'_> {
         let new: Vec<FileVersion> = new.collect();
         for files in new.chunks(INSPECTED_AT_ONCE) {
             let heads = heads(self.location, self.options, files).await;
-            let files = files.to_vec().into_iter().zip(heads);
+            let files = files.iter().cloned().zip(heads).collect::<Vec<_>>();
             let shapes = stream::iter(files).map(|(file, head)| {
                 let known = Arc::clone(&known);
                 async move {

@@ -5,8 +5,15 @@ mod faulty_store;
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
+use chrono::Utc;
+use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt};
+
 use self::faulty_store::{Fault, FaultyStore};
+use super::folder::{CHECKPOINT_SUFFIX, NEWEST_CHECKPOINT, batch_name, checkpoint_name};
 use super::*;
+use crate::source::files::location::Location;
 use crate::source::files::shape::ShapeColumn;
 
 /// What can happen to one write.
