@@ -49,25 +49,18 @@ impl std::fmt::Debug for Snapshot {
 impl Snapshot {
     /// Loads a version, or the newest one.
     pub(crate) async fn load(table: &DeltaTable, version: Option<u64>) -> Result<Arc<Self>> {
-        let root = table.location().clone();
-        let engine = engine(table);
-        let built = blocking(move || {
-            let builder = KernelSnapshot::builder_for(root);
-            let builder = match version {
-                Some(version) => builder.at_version(version),
-                None => builder,
-            };
-            Ok(builder.build(engine.as_ref()))
-        })
-        .await?;
-        match built {
-            Ok(kernel) => Self::try_new(table, kernel, None).await,
-            Err(_) if !table.exists().await? => Err(Error::TableNotFound {
-                table: table.name().into(),
-                hint: format!(": there is no Delta table at {}", table.location()),
-            }),
-            Err(error) => Err(error.into()),
+        let mut built = build(table, version).await?;
+        if built.is_err() {
+            if !table.exists().await? {
+                return Err(Error::TableNotFound {
+                    table: table.name().into(),
+                    hint: format!(": there is no Delta table at {}", table.location()),
+                });
+            }
+            // it may have been created since
+            built = build(table, version).await?;
         }
+        Self::try_new(table, built?, None).await
     }
 
     /// The newest version, reading only the commits after this one.
@@ -203,6 +196,23 @@ impl Snapshot {
     fn engine(&self) -> Arc<dyn Engine> {
         engine(&self.table)
     }
+}
+
+/// What the kernel finds in the log.
+async fn build(
+    table: &DeltaTable,
+    version: Option<u64>,
+) -> Result<delta_kernel::DeltaResult<Arc<KernelSnapshot>>> {
+    let (root, engine) = (table.location().clone(), engine(table));
+    blocking(move || {
+        let builder = KernelSnapshot::builder_for(root);
+        let builder = match version {
+            Some(version) => builder.at_version(version),
+            None => builder,
+        };
+        Ok(builder.build(engine.as_ref()))
+    })
+    .await
 }
 
 /// The commit file of a version; it may have been cleaned away behind a checkpoint.

@@ -180,12 +180,8 @@ impl ChangeFiles {
         let there = self.are_there(&found, &files).await?;
         // what was set aside of a file that is gone or was mended is gone, too
         let loaded = found.ledger.load(&self.shared.folder).await?;
-        let is_newest = |file: &FileVersion| {
-            let newest = found.ledger.newest(&loaded, &file.path);
-            newest.is_none_or(|newest| newest.version == file.version)
-        };
         let files = files.into_iter().zip(there);
-        let files = files.filter(|(file, there)| *there && is_newest(file));
+        let files = files.filter(|(file, there)| *there && found.ledger.is_newest(&loaded, file));
         let files = files.map(|(file, _)| file);
         let read = ChangeRead {
             state,
@@ -340,8 +336,7 @@ impl ChangeFiles {
         Ok(())
     }
 
-    fn change_schema(&self, ledger: &Ledger, version: i64) -> Result<SchemaRef> {
-        let held = self.held(ledger, version)?;
+    fn change_schema(&self, held: Vec<FieldRef>) -> Result<SchemaRef> {
         if held.is_empty() {
             return Err(Error::invalid(format!(
                 "{} has no file yet ({}), so its columns are not known; name them in CREATE EXTERNAL TABLE {} (…), or wait for the first file",
@@ -358,15 +353,12 @@ impl ChangeFiles {
     /// For each file, whether it is there, unchanged; one without content need not be.
     async fn are_there(&self, found: &Discovered, files: &[FileVersion]) -> Result<Vec<bool>> {
         // what was set aside as a whole has no rows, either
-        let unreadable = |file: &FileVersion| {
-            let shape = found.ledger.shape(file.shape);
-            shape.is_ok_and(|shape| shape.unreadable.is_some())
-        };
+        let has_nothing = |file: &FileVersion| file.size == 0 || found.ledger.is_set_aside(file);
         if let Some(present) = &found.present {
             let is_there = |file: &FileVersion| {
                 let listed = usize::try_from(file.version - 1).ok();
                 let listed = listed.and_then(|index| present.get(index).copied());
-                file.size == 0 || unreadable(file) || listed.unwrap_or(false)
+                has_nothing(file) || listed.unwrap_or(false)
             };
             return Ok(files.iter().map(is_there).collect());
         }
@@ -375,14 +367,14 @@ impl ChangeFiles {
             let is_there = |file: &FileVersion| {
                 let there = listed.get(file.path.as_ref());
                 let there = there.is_some_and(|there| there.is_same_file(file));
-                file.size == 0 || unreadable(file) || there
+                has_nothing(file) || there
             };
             return Ok(files.iter().map(is_there).collect());
         }
-        let wanted = files.iter().map(|file| (file.clone(), unreadable(file)));
+        let wanted = files.iter().map(|file| (file.clone(), has_nothing(file)));
         let wanted: Vec<(FileVersion, bool)> = wanted.collect();
-        let heads = stream::iter(wanted).map(|(file, unreadable)| async move {
-            if file.size == 0 || unreadable {
+        let heads = stream::iter(wanted).map(|(file, has_nothing)| async move {
+            if has_nothing {
                 return Ok(true);
             }
             let path = below(self.shared.location.prefix(), &file.path);
@@ -458,16 +450,10 @@ impl ChangeFiles {
     /// Leaves out files that were set aside as a whole and have been mended since: what they should have said, they say in a
     /// version of their own.
     async fn forget_mended(&self, found: &Discovered, files: &mut Vec<FileVersion>) -> Result<()> {
-        let unreadable = |file: &FileVersion| {
-            let shape = found.ledger.shape(file.shape);
-            shape.is_ok_and(|shape| shape.unreadable.is_some())
-        };
-        if files.iter().any(unreadable) {
-            let loaded = found.ledger.load(&self.shared.folder).await?;
-            files.retain(|file| {
-                let newest = found.ledger.newest(&loaded, &file.path);
-                !unreadable(file) || newest.is_none_or(|newest| newest.version == file.version)
-            });
+        let ledger = &found.ledger;
+        if files.iter().any(|file| ledger.is_set_aside(file)) {
+            let loaded = ledger.load(&self.shared.folder).await?;
+            files.retain(|file| !ledger.is_set_aside(file) || ledger.is_newest(&loaded, file));
         }
         Ok(())
     }
@@ -497,7 +483,7 @@ impl ChangeFiles {
         let schema = match wanted {
             // files that were set aside have rows to show without any column
             Wanted::Rejected if held.is_empty() => rejected_schema(),
-            _ => self.change_schema(ledger, version)?,
+            _ => self.change_schema(held.clone())?,
         };
         let scan = FileScan {
             name: &self.shared.name,

@@ -22,7 +22,7 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 
 pub(crate) use delta_feed::DeltaFeed;
-pub(crate) use files::{ChangeFiles, rejected_schema};
+pub(crate) use files::{ChangeFiles, KnownFile, rejected_schema};
 
 use crate::change::{ChangeBounds, ChangeRange, VersionClock};
 use crate::delta::DeltaTable;

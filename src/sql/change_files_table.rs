@@ -24,7 +24,7 @@ use super::changes_table::ChangesTable;
 use super::query_source::project;
 use crate::change::{Bound, CHANGE_TYPE, COMMIT_VERSION, ChangeBounds, ChangeType};
 use crate::error::Result;
-use crate::source::{ChangeFiles, ChangeSource, rejected_schema};
+use crate::source::{ChangeFiles, ChangeSource, KnownFile, rejected_schema};
 use crate::sync::CurrentRows;
 
 /// The current state of the files at a location: the last change of each key, deletes applied.
@@ -164,9 +164,13 @@ impl VersionsTable {
     }
 
     /// Rows and deletes by version, of the files that are there.
-    async fn changes(&self, state: &dyn Session, files: &ChangeFiles) -> Result<Counts> {
+    async fn changes(
+        &self,
+        state: &dyn Session,
+        files: &ChangeFiles,
+        versions: &[KnownFile],
+    ) -> Result<Counts> {
         let mut counts = Counts::new();
-        let versions = files.versions(true).await?;
         // read run by run: a version whose file is gone lies in none
         let mut runs: Vec<(i64, i64)> = Vec::new();
         for file in versions.iter().filter(|file| file.is_there) {
@@ -247,7 +251,7 @@ impl TableProvider for VersionsTable {
         let is_counted = reads(FIRST_COUNT..usize::MAX);
         let versions = files.versions(is_counted || reads(READABLE)).await?;
         let (changes, rejected) = if is_counted && !versions.is_empty() {
-            let changes = self.changes(state, &files).await?;
+            let changes = self.changes(state, &files, &versions).await?;
             (changes, self.set_aside(state, &files).await?)
         } else {
             (Counts::new(), Counts::new())

@@ -90,8 +90,8 @@ impl Discovery<'_> {
             match self.folder.append(ledger.clone(), found).await? {
                 Appended::Done(ledger) => {
                     if let Some(present) = &mut present {
+                        // a version that one of these replaces was not found to be there
                         present.resize(ledger.versions() as usize, true);
-                        self.forget_replaced(&ledger, present).await?;
                     }
                     return Ok(Discovered {
                         ledger: Arc::new(*ledger),
@@ -218,18 +218,6 @@ impl Discovery<'_> {
             self.known_heads.add(head, &shape);
         }
         Ok(shape)
-    }
-
-    /// Versions of files that have got a newer one are not there any more.
-    async fn forget_replaced(&self, ledger: &Ledger, present: &mut [bool]) -> Result<()> {
-        let loaded = ledger.load(self.folder).await?;
-        for file in ledger.files(self.folder, 1, ledger.versions()).await? {
-            let newest = ledger.newest(&loaded, &file.path);
-            if newest.is_some_and(|newest| newest.version != file.version) {
-                present[file.version as usize - 1] = false;
-            }
-        }
-        Ok(())
     }
 
     /// Whether files whose names come after all others are enough.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -117,7 +117,7 @@ impl Inspector<'_> {
             let metadata = metadata.file_metadata();
             parquet_to_arrow_schema(metadata.schema_descr(), metadata.key_value_metadata())
         });
-        let schema = schema.map_err(|error| self.unreadable(file, "Parquet", error))?;
+        let schema = schema.map_err(|error| self.unreadable(file, error))?;
         Ok(Arc::new(schema))
     }
 
@@ -126,7 +126,7 @@ impl Inspector<'_> {
         Unread::Store(self.location.explain(&doing, error))
     }
 
-    fn unreadable(&self, file: &FileVersion, format: &str, error: ParquetError) -> Unread {
+    fn unreadable(&self, file: &FileVersion, error: ParquetError) -> Unread {
         if let ParquetError::External(inner) = error {
             return match inner.downcast::<object_store::Error>() {
                 Ok(error) => self.refused(file, *error),
@@ -134,7 +134,7 @@ impl Inspector<'_> {
             };
         }
         Unread::Content(Error::invalid(format!(
-            "{} of {} is no whole {format} file ({error}); put it there again in one piece, under a name that begins with '_' or '.' until it \
+            "{} of {} is no whole Parquet file ({error}); put it there again in one piece, under a name that begins with '_' or '.' until it \
              is complete, or set such files aside with on_invalid 'quarantine'",
             file.path, self.name
         )))
@@ -168,9 +168,8 @@ impl Inspector<'_> {
                 .iter()
                 .all(|name| known.contains(&name.to_lowercase()))
             {
-                let columns = names.into_iter().map(|name| {
-                    arrow::datatypes::Field::new(name, arrow::datatypes::DataType::Utf8, true)
-                });
+                let columns = names.into_iter();
+                let columns = columns.map(|name| Field::new(name, DataType::Utf8, true));
                 return Ok(Arc::new(Schema::new(columns.collect::<Vec<_>>())));
             }
         }

@@ -186,7 +186,8 @@ impl Ledger {
         let found = self.shapes.get(number as usize);
         found.map(|(_, shape)| shape).ok_or_else(|| {
             Error::invalid(format!(
-                "the ledger is damaged: a file has the shape {number}, and there are {}",
+                "the ledger is damaged: a file has the shape {number}, and there are {}; restore it from a copy, or remove it and let every \
+                 consumer begin anew",
                 self.shapes.len()
             ))
         })
@@ -241,14 +242,22 @@ impl Ledger {
     }
 
     /// The newest version of the file at a path.
-    pub(super) fn newest<'a>(
-        &'a self,
-        loaded: &'a Loaded<'a>,
-        path: &str,
-    ) -> Option<&'a FileVersion> {
+    pub(super) fn newest<'a>(&'a self, loaded: &Loaded<'a>, path: &str) -> Option<&'a FileVersion> {
         self.tail
             .newest(path)
             .or_else(|| loaded.0.and_then(|files| files.newest(path)))
+    }
+
+    /// Whether no later version is of the same path.
+    pub(super) fn is_newest(&self, loaded: &Loaded<'_>, file: &FileVersion) -> bool {
+        let newest = self.newest(loaded, &file.path);
+        newest.is_none_or(|newest| newest.version == file.version)
+    }
+
+    /// Whether a file was set aside as a whole.
+    pub(super) fn is_set_aside(&self, file: &FileVersion) -> bool {
+        let shape = self.shape(file.shape);
+        shape.is_ok_and(|shape| shape.unreadable.is_some())
     }
 
     /// Makes sure that the files of the checkpoint are in memory, as [`Self::newest`] needs them.

@@ -181,12 +181,6 @@ impl Marking {
             .counter(REJECTED_ROWS, partition)
     }
 
-    /// Whether rows that cannot be understood are set aside.
-    pub(super) fn sets_aside(&self) -> bool {
-        self.options.on_invalid == OnInvalid::Quarantine
-            || self.options.on_null == OnNull::Quarantine
-    }
-
     fn add(
         &self,
         bad: &mut BTreeMap<usize, Bad>,
@@ -241,7 +235,7 @@ impl Marking {
                         "{:?} is NULL or empty (on_null 'u' takes such rows for upserts)",
                         self.options.marker
                     ),
-                    Some(self.sets_aside()),
+                    Some(self.options.sets_aside()),
                 ),
                 Mark::Unknown => self.add(
                     bad,

@@ -40,6 +40,16 @@ pub(super) enum Wanted {
     Rejected,
 }
 
+impl Wanted {
+    /// The columns that come of it, where those of changes are `changes`.
+    pub(super) fn schema(self, changes: &SchemaRef) -> SchemaRef {
+        match self {
+            Self::Changes => Arc::clone(changes),
+            Self::Rejected => rejected_schema(),
+        }
+    }
+}
+
 /// Marks rows.
 #[derive(Debug)]
 pub(super) struct MarkExec {
@@ -64,10 +74,7 @@ impl MarkExec {
         wanted: Wanted,
         opened: Arc<OpenedFiles>,
     ) -> Self {
-        let schema = match wanted {
-            Wanted::Changes => Arc::clone(&marking.schema),
-            Wanted::Rejected => rejected_schema(),
-        };
+        let schema = wanted.schema(&marking.schema);
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
             input.properties().output_partitioning().clone(),

@@ -198,6 +198,11 @@ impl FileOptions {
         Ok(read)
     }
 
+    /// Whether any rows that cannot be understood are set aside.
+    pub(super) fn sets_aside(&self) -> bool {
+        self.on_invalid == OnInvalid::Quarantine || self.on_null == OnNull::Quarantine
+    }
+
     /// Whether a file is one of the source's, by its path below the location: it matches the pattern, and neither its name nor a
     /// folder's says that it is hidden or half written.
     pub(super) fn takes(&self, relative: &str) -> bool {

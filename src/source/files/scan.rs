@@ -33,7 +33,6 @@ use super::mark::{Carried, MarkedFile, Marking, Output};
 use super::mark_exec::Wanted;
 use super::options::{FileFormat, FileOptions, OnInvalid};
 use super::reader::{ReadSpec, TextFormat};
-use super::rejected::rejected_schema;
 use super::set_aside::SetAsideExec;
 use super::shape::{Shape, find};
 use super::text_exec::{TextExec, TextFile, TextScan};
@@ -92,10 +91,7 @@ impl FileScan<'_> {
         }
         match plans.len() {
             0 => {
-                let schema = match self.wanted {
-                    Wanted::Changes => columns.output_schema,
-                    Wanted::Rejected => rejected_schema(),
-                };
+                let schema = self.wanted.schema(&columns.output_schema);
                 Ok(Arc::new(EmptyExec::new(schema)))
             }
             1 => Ok(plans.remove(0)),
@@ -138,13 +134,7 @@ impl FileScan<'_> {
     /// Leaves out the files that the filters rule out by what is the same in all their rows.
     fn prune(&mut self, read: &ChangeRead<'_>) -> Result<()> {
         let mut paths: HashSet<&str> = HashSet::from([COMMIT_VERSION, COMMIT_TIMESTAMP]);
-        let mut known: HashSet<*const Shape> = HashSet::new();
-        for file in &self.files {
-            if known.insert(Arc::as_ptr(&file.shape)) {
-                let in_path = file.shape.columns.iter().filter(|column| column.in_path);
-                paths.extend(in_path.map(|column| column.name.as_str()));
-            }
-        }
+        paths.extend(in_path(&self.files));
         let of_files = |filter: &&Expr| {
             let mut columns = filter.column_refs().into_iter();
             columns.any(|column| paths.contains(column.name.as_str()))
@@ -250,8 +240,9 @@ impl FileScan<'_> {
         (!column.in_path).then_some(column.name.as_str())
     }
 
-    fn store(&self) -> Arc<dyn ObjectStore> {
-        let files = self.files.iter().map(|file| {
+    /// The store, for reading these files.
+    fn store(&self, files: &[ScannedFile]) -> Arc<dyn ObjectStore> {
+        let files = files.iter().map(|file| {
             let path = below(self.location.prefix(), &file.file.path);
             (path, file.file.clone())
         });
@@ -266,19 +257,10 @@ impl FileScan<'_> {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let marked = self.marked_files(&self.files)?;
         let has_marker = marked.iter().any(|file| file.has_marker);
-        let marker = Field::new(&self.options.marker, DataType::Utf8, true);
-        let mut fields: Vec<FieldRef> = columns
-            .read
-            .iter()
-            .map(|held| Arc::clone(&self.held[*held]))
-            .collect();
-        if has_marker {
-            fields.push(Arc::new(marker));
-        }
         let spec = ReadSpec {
             format: format.clone(),
             compression: self.options.compression,
-            columns: Arc::new(Schema::new(fields)),
+            columns: self.read_schema(columns, has_marker),
             all: self.all_columns(),
             batch_size: read.state.config().batch_size(),
             quarantine: self.options.on_invalid == OnInvalid::Quarantine,
@@ -295,13 +277,28 @@ impl FileScan<'_> {
             });
         let scan = TextScan {
             location: self.location.clone(),
-            store: self.store(),
+            store: self.store(&self.files),
             spec,
             marking: self.marking(columns, has_marker),
             wanted: self.wanted,
         };
         let partitions = read.state.config().target_partitions();
         Ok(Arc::new(TextExec::new(scan, files.collect(), partitions)))
+    }
+
+    /// The marker as it is read.
+    fn marker(&self) -> FieldRef {
+        Arc::new(Field::new(&self.options.marker, DataType::Utf8, true))
+    }
+
+    /// What is read of each row, as the source holds it.
+    fn read_schema(&self, columns: &Columns, has_marker: bool) -> SchemaRef {
+        let held = columns
+            .read
+            .iter()
+            .map(|held| Arc::clone(&self.held[*held]));
+        let marker = has_marker.then(|| self.marker());
+        Arc::new(Schema::new(held.chain(marker).collect::<Vec<_>>()))
     }
 
     /// Every column that the files may have, in the order in which a file without a header has them.
@@ -374,6 +371,17 @@ impl Columns {
             scan: Uuid::new_v4().to_string(),
         }
     }
+}
+
+/// The columns that stand in the path of any of these files.
+fn in_path(files: &[ScannedFile]) -> HashSet<&str> {
+    let mut known: HashSet<*const Shape> = HashSet::new();
+    let files = files
+        .iter()
+        .filter(|file| known.insert(Arc::as_ptr(&file.shape)));
+    let columns = files.flat_map(|file| &file.shape.columns);
+    let columns = columns.filter(|column| column.in_path);
+    columns.map(|column| column.name.as_str()).collect()
 }
 
 fn position(held: &[FieldRef], name: &str) -> Option<usize> {

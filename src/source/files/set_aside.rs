@@ -16,7 +16,7 @@ use futures::stream;
 
 use super::mark::{MarkedFile, Marking, RejectedRow};
 use super::mark_exec::Wanted;
-use super::rejected::{rejected_batch, rejected_schema};
+use super::rejected::rejected_batch;
 use super::scan::ScannedFile;
 use crate::error::Result;
 
@@ -34,10 +34,7 @@ impl SetAsideExec {
     /// The files that could not be read as what they should be.
     pub(super) fn try_new(files: &[ScannedFile], marking: Marking, wanted: Wanted) -> Result<Self> {
         let rows = files.iter().map(set_aside);
-        let schema = match wanted {
-            Wanted::Changes => Arc::clone(&marking.schema),
-            Wanted::Rejected => rejected_schema(),
-        };
+        let schema = wanted.schema(&marking.schema);
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
             Partitioning::UnknownPartitioning(1),

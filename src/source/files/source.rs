@@ -10,7 +10,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::ChangeFiles;
 use super::ledger::FileVersion;
 use super::mark_exec::Wanted;
-use super::options::{OnInvalid, OnNull, OnTie};
+use super::options::OnTie;
 use super::shape::Shape;
 use crate::change::{Bound, ChangeBounds, ChangeRange};
 use crate::delta::create::TableDefinition;
@@ -99,7 +99,7 @@ impl ChangeSource for ChangeFiles {
             None => self.current().await?,
         };
         let version = version.unwrap_or(found.ledger.versions());
-        self.change_schema(&found.ledger, version)
+        self.change_schema(self.held(&found.ledger, version)?)
     }
 
     async fn primary_key(&self) -> Result<Vec<String>> {
@@ -115,8 +115,7 @@ impl ChangeSource for ChangeFiles {
     }
 
     fn sets_rows_aside(&self) -> bool {
-        let options = &self.shared.options;
-        options.on_invalid == OnInvalid::Quarantine || options.on_null == OnNull::Quarantine
+        self.shared.options.sets_aside()
     }
 
     async fn absent_columns(&self, range: ChangeRange) -> Result<Vec<String>> {

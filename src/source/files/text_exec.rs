@@ -28,7 +28,7 @@ use super::location::Location;
 use super::mark::{MarkedFile, Marking, RejectedRow, RowNumbers};
 use super::mark_exec::Wanted;
 use super::reader::{Item, ReadSpec, Rejected, read_file};
-use super::rejected::{rejected_batch, rejected_schema};
+use super::rejected::rejected_batch;
 use super::stored::stored_bytes;
 use crate::error::{Error, Result};
 
@@ -67,10 +67,7 @@ pub(super) struct TextExec {
 impl TextExec {
     /// Reads `files`, in at most so many partitions of about equal size.
     pub(super) fn new(scan: TextScan, files: Vec<TextFile>, partitions: usize) -> Self {
-        let schema = match scan.wanted {
-            Wanted::Changes => Arc::clone(&scan.marking.schema),
-            Wanted::Rejected => rejected_schema(),
-        };
+        let schema = scan.wanted.schema(&scan.marking.schema);
         let partitions = split(files, partitions.max(1));
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),

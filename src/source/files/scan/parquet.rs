@@ -21,7 +21,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use object_store::ObjectMeta;
 use parquet::arrow::RowNumber;
 
-use super::{Columns, FileScan, ScannedFile};
+use super::{Columns, FileScan, ScannedFile, in_path};
 use crate::error::Result;
 use crate::source::ChangeRead;
 use crate::source::files::discovery::below;
@@ -63,11 +63,8 @@ impl FileScan<'_> {
         }
         let mut plans = Vec::new();
         if !fitting.is_empty() {
-            let held = columns
-                .read
-                .iter()
-                .map(|held| Arc::clone(&self.held[*held]));
-            plans.push(self.parquet_files(read, columns, fitting, held.collect(), None)?);
+            let read_as = self.read_schema(columns, false).fields().to_vec();
+            plans.push(self.parquet_files(read, columns, fitting, read_as, None)?);
         }
         for (shape, files) in others {
             let own = shape.schema()?;
@@ -88,8 +85,7 @@ impl FileScan<'_> {
     /// Whether the Parquet reader gives the columns of such files as the source holds them.
     pub(super) fn fits(&self, shape: &Shape, columns: &[usize]) -> Result<bool> {
         let own = shape.schema()?;
-        let marker = Field::new(&self.options.marker, DataType::Utf8, true);
-        let marker: FieldRef = Arc::new(marker);
+        let marker = self.marker();
         let read = columns.iter().map(|held| &self.held[*held]);
         Ok(read
             .chain([&marker])
@@ -121,29 +117,17 @@ impl FileScan<'_> {
             fields.push(Arc::new(Field::new(name, DataType::Utf8, true)));
         }
         // what stands in the path of any file is not in its rows, which the reader would take for NULL
-        let in_path = |name: &str| {
-            let mut carried = files.iter().filter_map(|file| file.shape.find(name));
-            carried.any(|column| column.in_path)
-        };
+        let in_path = in_path(&files);
         let of_rows = |filter: &&Expr| {
             let mut columns = filter.column_refs().into_iter();
-            shape.is_none() && columns.all(|column| !in_path(&column.name))
+            shape.is_none() && columns.all(|column| !in_path.contains(column.name.as_str()))
         };
         let filters: Vec<Expr> = read.filters.iter().filter(of_rows).cloned().collect();
-        let readers = Arc::new(NamedReaders::new(self.store()));
+        let readers = Arc::new(NamedReaders::new(self.store(&files)));
         let opened = readers.opened();
         let schema = Arc::new(Schema::new(fields));
         let input = self.data_source(read, &files, schema, &filters, readers)?;
-        let fitted = shape.map(|_| {
-            let held = columns
-                .read
-                .iter()
-                .map(|held| Arc::clone(&self.held[*held]));
-            let marker = has_marker.then(|| {
-                Arc::new(Field::new(&self.options.marker, DataType::Utf8, true)) as FieldRef
-            });
-            Arc::new(Schema::new(held.chain(marker).collect::<Vec<_>>()))
-        });
+        let fitted = shape.map(|_| self.read_schema(columns, has_marker));
         let by_version = marked.into_iter().map(|file| (file.version, file));
         Ok(Arc::new(MarkExec::new(
             input,
