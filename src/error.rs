@@ -58,6 +58,28 @@ pub enum Error {
         /// The first version of the range without a feed.
         version: i64,
     },
+    /// Change tracking is off.
+    #[error(
+        "CHANGES_NOT_TRACKED: {table} has no change tracking; enable it with ALTER TABLE {table} ENABLE CHANGE_TRACKING, which counts versions from then \
+         on, or read the change data feed with table_changes('{table}', version)"
+    )]
+    ChangesNotTracked {
+        /// The table as the user named it.
+        table: String,
+    },
+    /// A row is inserted whose key is there already.
+    #[error(
+        "DUPLICATE_KEY: the row {row} cannot be inserted into {table}: {reason}, and change tracking tells rows apart by the primary key; \
+         use MERGE INTO {table} to update rows that are there. Nothing was written"
+    )]
+    DuplicateKey {
+        /// The table as the user named it.
+        table: String,
+        /// The key, as `(id) = (7)`.
+        row: String,
+        /// Where it is already.
+        reason: String,
+    },
     /// The schema changed inside the range in a way that the rows cannot be carried over.
     #[error(
         "INCOMPATIBLE_SCHEMA: the schema of {table} changed at version {version}: {detail}; read up to version {before} and from version {version} separately"

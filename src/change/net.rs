@@ -152,25 +152,25 @@ pub(crate) fn without_metadata(changes: LogicalPlan) -> Result<LogicalPlan> {
 /// Adds the columns of `metadata => 'full'` where the source has not got them; a Delta feed knows the order within a version and
 /// that its rows are whole.
 pub(crate) fn with_metadata(changes: LogicalPlan) -> Result<LogicalPlan> {
-    let own = columns(&changes, &|_| true);
-    if changes
+    let names: Vec<&String> = changes
         .schema()
         .fields()
         .iter()
-        .any(|field| is_metadata(field.name()))
-    {
-        return Ok(changes);
-    }
+        .map(|field| field.name())
+        .collect();
+    let own = columns(&changes, &|name| !is_metadata(name));
     let added = metadata_columns().into_iter().map(|field| {
         let value = match field.name().as_str() {
+            name if names.iter().any(|own| *own == name) => ident(name),
             CHANGE_ORDINAL => change_ordinal(),
             "_key_only" => lit(false),
             _ => cast(lit(ScalarValue::Null), field.data_type().clone()),
         };
         value.alias(field.name())
     });
+    let all: Vec<Expr> = own.into_iter().chain(added).collect();
     Ok(LogicalPlanBuilder::from(changes)
-        .project(own.into_iter().chain(added).collect::<Vec<_>>())?
+        .project(all)?
         .alias("table_changes")?
         .build()?)
 }
@@ -274,7 +274,8 @@ fn effect_columns(keys: &[String], values: &[&str], schema: &Schema) -> Result<V
         ],
     );
     let mut images = Vec::new();
-    for (index, name) in values.iter().enumerate() {
+    let is_own = |(_, name): &(usize, &&str)| !is_metadata(name);
+    for (index, name) in values.iter().enumerate().filter(is_own) {
         let (first, last) = (
             ident(format!("__first_{index}")),
             ident(format!("__last_{index}")),

@@ -67,6 +67,15 @@ impl ChangeRange {
         self.since >= self.until
     }
 
+    /// The same versions, counted from another one; before version 0 nothing is counted.
+    pub(crate) fn shifted(&self, by: i64) -> Self {
+        Self {
+            since: self.since.max(0) + by,
+            until: self.until + by,
+            from_creation: false,
+        }
+    }
+
     /// Whether everything since the table's creation was asked for (`since_version => NULL`).
     pub fn from_creation(&self) -> bool {
         self.from_creation
@@ -86,6 +95,14 @@ pub trait VersionClock {
 }
 
 impl ChangeBounds {
+    /// Everything after a version.
+    pub(crate) fn since(version: i64) -> Self {
+        Self {
+            since: Bound::Version(version),
+            until: None,
+        }
+    }
+
     /// Checks the bounds against the source and turns them into versions.
     ///
     /// # Errors

@@ -19,6 +19,9 @@ pub const CHANGE_ORDINAL: &str = "_change_ordinal";
 /// nobody knows.
 pub const CHANGED_COLUMNS: &str = "_changed_columns";
 
+/// Name of the column with what the writer of a change has said of its origin, under `metadata => 'full'`.
+pub const CHANGE_CONTEXT: &str = "_change_context";
+
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ChangeType {
@@ -76,7 +79,7 @@ pub fn metadata_columns() -> Vec<FieldRef> {
         ("_key_only", DataType::Boolean),
         (CHANGED_COLUMNS, text_list),
         ("_created_version", DataType::Int64),
-        ("_change_context", DataType::Binary),
+        (CHANGE_CONTEXT, DataType::Binary),
     ]
     .into_iter()
     .map(|(name, data_type)| Arc::new(Field::new(name, data_type, true)))

@@ -10,7 +10,7 @@ use super::actions::{Action, Metadata, Protocol};
 use super::create::delta_field;
 use super::features::{protocol_for, upgrade};
 use super::snapshot::Snapshot;
-use super::transaction::{CommitOutcome, Operation, ReadSet, Transaction, checkpoint_if_due};
+use super::transaction::{CommitOutcome, Operation, ReadSet, Transaction, after_commit};
 use crate::error::{Error, Result};
 
 /// The schema with the columns at its end; `None` if all are there already.
@@ -67,6 +67,31 @@ pub(crate) fn with_columns(
     Ok(Some(StructType::try_new(all)?))
 }
 
+/// The schema with these columns NOT NULL.
+///
+/// # Errors
+/// When one is not there.
+pub(crate) fn with_not_null(snapshot: &Snapshot, names: &[String]) -> Result<StructType> {
+    let present = snapshot.layout().kernel_schema();
+    if let Some(unknown) = names.iter().find(|name| present.field(name).is_none()) {
+        let columns: Vec<&str> = present
+            .fields()
+            .map(|field| field.name().as_str())
+            .collect();
+        return Err(Error::invalid(format!(
+            "{} has no column {unknown:?}; its columns are {}",
+            snapshot.table().name(),
+            columns.join(", ")
+        )));
+    }
+    let fields = present.fields().map(|field| {
+        let mut field = field.clone();
+        field.nullable &= !names.contains(field.name());
+        field
+    });
+    Ok(StructType::try_new(fields.collect::<Vec<_>>())?)
+}
+
 /// The protocol that the metadata asks for.
 pub(crate) fn wanted_protocol(metadata: &Metadata) -> Result<Protocol> {
     let schema: StructType = serde_json::from_str(&metadata.schema_string)?;
@@ -96,7 +121,7 @@ pub(crate) async fn commit_metadata(
     };
     match transaction.commit().await? {
         CommitOutcome::Committed(version) => {
-            checkpoint_if_due(&table, version).await;
+            after_commit(&table, version).await;
             Ok(())
         }
         CommitOutcome::Conflict(conflict) => Err(conflict),

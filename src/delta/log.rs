@@ -12,13 +12,23 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use super::actions::{Action, CommitInfo, parse_commit};
 use super::snapshot::Snapshot;
 use super::table::DeltaTable;
+use super::tracking::{CONTEXT_PARAMETER, decode_context};
 use crate::error::{Error, Result};
+
+/// Commits of a range.
+#[derive(Debug)]
+pub(crate) enum CommitRange {
+    /// All of them, in version order.
+    Whole(Vec<Commit>),
+    /// This version's is gone.
+    Missing(i64),
+}
 
 /// How many commits are fetched at once.
 const CONCURRENT_READS: usize = 64;
 
 /// One commit, parsed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Commit {
     pub version: i64,
     /// Commit time in microseconds since the epoch, UTC.
@@ -33,6 +43,12 @@ impl Commit {
             Action::CommitInfo(info) => Some(info),
             _ => None,
         })
+    }
+
+    /// What whoever made the commit has said of its origin (SQL Server: `WITH CHANGE_TRACKING_CONTEXT`).
+    pub(crate) fn context(&self) -> Option<Vec<u8>> {
+        let parameters = self.info()?.operation_parameters.as_ref()?;
+        decode_context(parameters.get(CONTEXT_PARAMETER)?.as_str()?)
     }
 }
 
@@ -94,6 +110,57 @@ pub(crate) async fn read_commits(snapshot: &Snapshot, files: &[CommitFile]) -> R
         .await
 }
 
+/// Reads the commits from `first` to `last`, as [`read_commits`] does, but asks for each by its name: a listing would go through all
+/// that the log has.
+pub(crate) async fn read_range(snapshot: &Snapshot, first: i64, last: i64) -> Result<CommitRange> {
+    let (store, table) = (snapshot.table().store(), snapshot.table());
+    let mut reads = futures::stream::iter(first..=last)
+        .map(|version| {
+            let (store, table) = (Arc::clone(&store), table.clone());
+            async move {
+                tokio::spawn(async move { find_commit(&store, table.name(), version).await })
+                    .await
+                    .map_err(Error::internal)?
+            }
+        })
+        .buffered(CONCURRENT_READS);
+    let mut commits: Vec<Commit> = Vec::new();
+    while let Some(found) = reads.try_next().await? {
+        let Some(mut commit) = found else {
+            return Ok(CommitRange::Missing(first + commits.len() as i64));
+        };
+        if let Some(before) = commits.last() {
+            commit.timestamp = commit.timestamp.max(before.timestamp + 1000);
+        }
+        commits.push(commit);
+    }
+    let commits = commits.into_iter();
+    Ok(CommitRange::Whole(
+        commits
+            .map(|commit| with_timestamp(snapshot, commit))
+            .collect(),
+    ))
+}
+
+async fn find_commit(
+    store: &Arc<dyn ObjectStore>,
+    table: &str,
+    version: i64,
+) -> Result<Option<Commit>> {
+    let found = match store.get(&commit_path(version)).await {
+        Ok(found) => found,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let modified = found.meta.last_modified.timestamp_millis();
+    let actions = parse_commit(table, version, &found.bytes().await?)?;
+    Ok(Some(Commit {
+        version,
+        timestamp: modified * 1000,
+        actions,
+    }))
+}
+
 async fn read_commit(store: &dyn ObjectStore, table: &str, file: &CommitFile) -> Result<Commit> {
     let bytes = store.get(&file.path).await?.bytes().await?;
     let actions = parse_commit(table, file.version, &bytes)?;
@@ -102,6 +169,40 @@ async fn read_commit(store: &dyn ObjectStore, table: &str, file: &CommitFile) ->
         timestamp: file.modified * 1000,
         actions,
     })
+}
+
+/// The newest version of `first..=last` that was committed at or before `micros`, or the one before `first`. All these commits are
+/// taken to be there; few of them are looked at.
+pub(crate) async fn newest_until(
+    snapshot: &Snapshot,
+    first: i64,
+    last: i64,
+    micros: i64,
+) -> Result<i64> {
+    let (mut low, mut high) = (first, last + 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let path = commit_path(middle);
+        let is_older = match snapshot.table().store().head(&path).await {
+            Ok(meta) => {
+                let file = CommitFile {
+                    version: middle,
+                    modified: meta.last_modified.timestamp_millis(),
+                    path,
+                };
+                timestamp_of(snapshot, &file).await? <= micros
+            }
+            // it has been cleaned away
+            Err(object_store::Error::NotFound { .. }) => true,
+            Err(error) => return Err(error.into()),
+        };
+        if is_older {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low - 1)
 }
 
 /// *In-Commit Timestamps*: from the enablement version on the commit's own time counts, before it the file's.

@@ -10,6 +10,7 @@
 pub(crate) mod actions;
 pub(crate) mod alter;
 pub(crate) mod applications;
+mod cleanup;
 pub(crate) mod conflict;
 pub(crate) mod create;
 pub(crate) mod data_file;
@@ -25,6 +26,7 @@ pub(crate) mod scan_source;
 pub(crate) mod snapshot;
 pub(crate) mod stats;
 mod table;
+pub(crate) mod tracking;
 pub(crate) mod transaction;
 
 pub use table::DeltaTable;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::actions::{Metadata, Protocol};
+use super::tracking::ChangeTracking;
 
 /// Switches the change data feed.
 pub(crate) const ENABLE_CHANGE_DATA_FEED: &str = "delta.enableChangeDataFeed";
@@ -39,6 +40,8 @@ pub(crate) struct TableProperties {
     /// How long the sequences of deleted rows are remembered, in microseconds; ours.
     pub tombstone_retention_micros: i64,
     pub primary_key: Vec<String>,
+    /// How the table is tracked; absent where it is not, or has no feed.
+    pub tracking: Option<ChangeTracking>,
     /// CHECK constraints: name and SQL expression, by name.
     pub constraints: Vec<(String, String)>,
 }
@@ -83,6 +86,7 @@ impl TableProperties {
                 .get(PRIMARY_KEY)
                 .and_then(|text| serde_json::from_str(text).ok())
                 .unwrap_or_default(),
+            tracking: ChangeTracking::of(values).filter(|_| change_data_feed(values, protocol)),
             constraints: constraints(values),
         }
     }
@@ -94,13 +98,16 @@ pub(crate) fn change_data_feed(values: &HashMap<String, String>, protocol: &Prot
         && (protocol.min_writer_version < 7 || writes(protocol, "changeDataFeed"))
 }
 
-fn flag(values: &HashMap<String, String>, key: &str) -> bool {
+pub(super) fn flag(values: &HashMap<String, String>, key: &str) -> bool {
     values
         .get(key)
         .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
 }
 
-fn number<T: std::str::FromStr>(values: &HashMap<String, String>, key: &str) -> Option<T> {
+pub(super) fn number<T: std::str::FromStr>(
+    values: &HashMap<String, String>,
+    key: &str,
+) -> Option<T> {
     values.get(key)?.trim().parse().ok()
 }
 

@@ -15,10 +15,12 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::actions::{Action, CommitInfo, format_commit, parse_commit};
+use super::cleanup::remove_expired_changes;
 use super::conflict::find_conflict;
 use super::log::commit_path;
 use super::snapshot::Snapshot;
 use super::table::DeltaTable;
+use super::tracking;
 use crate::error::{Error, Result};
 
 /// How often a lost race against unrelated commits is run again.
@@ -124,7 +126,7 @@ impl Transaction {
             self.actions
                 .iter()
                 .cloned()
-                .map(|action| self.with_enablement(action, version, info)),
+                .map(|action| self.with_version(action, version, info)),
         );
         let bytes = format_commit(&actions)?;
         let log_store = self.table.log_store();
@@ -200,25 +202,27 @@ impl Transaction {
         }
     }
 
-    /// A table that gets in-commit timestamps later than its first commit must say since when (*In-Commit Timestamps*).
-    fn with_enablement(&self, action: Action, version: i64, info: &CommitInfo) -> Action {
+    /// Fills in what a commit says of its own version: since when a table is tracked, and, where it gets in-commit timestamps later
+    /// than with its first commit, since when it has those (*In-Commit Timestamps*).
+    fn with_version(&self, action: Action, version: i64, info: &CommitInfo) -> Action {
+        let Action::Metadata(mut metadata) = action else {
+            return action;
+        };
+        tracking::settle(&mut metadata, version);
         let was_on = self
             .base
             .as_ref()
             .is_none_or(|base| base.properties().in_commit_timestamps);
-        match (action, info.in_commit_timestamp) {
-            (Action::Metadata(mut metadata), Some(timestamp)) if !was_on => {
-                let since = [
-                    ("delta.inCommitTimestampEnablementVersion", version),
-                    ("delta.inCommitTimestampEnablementTimestamp", timestamp),
-                ];
-                metadata
-                    .configuration
-                    .extend(since.map(|(key, value)| (key.to_owned(), value.to_string())));
-                Action::Metadata(metadata)
-            }
-            (action, _) => action,
+        if let (Some(timestamp), false) = (info.in_commit_timestamp, was_on) {
+            let since = [
+                ("delta.inCommitTimestampEnablementVersion", version),
+                ("delta.inCommitTimestampEnablementTimestamp", timestamp),
+            ];
+            metadata
+                .configuration
+                .extend(since.map(|(key, value)| (key.to_owned(), value.to_string())));
         }
+        Action::Metadata(metadata)
     }
 
     /// Whether the table has in-commit timestamps once this commit is in.
@@ -240,14 +244,15 @@ impl Transaction {
     }
 }
 
-/// Writes a checkpoint where one is due after `version`; failing to is no failure of the commit.
-pub(crate) async fn checkpoint_if_due(table: &DeltaTable, version: i64) {
+/// What is due after a commit: a checkpoint, and change data that has expired goes. Failing to is no failure of the commit.
+pub(crate) async fn after_commit(table: &DeltaTable, version: i64) {
     let Ok(snapshot) = table.snapshot().await else {
         return;
     };
     if version > 0 && version % snapshot.properties().checkpoint_interval == 0 {
         let _ = snapshot.write_checkpoint().await;
     }
+    let _ = remove_expired_changes(&snapshot).await;
 }
 
 /// Removes files that an abandoned commit would have named, as far as the store lets us.

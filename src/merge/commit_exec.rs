@@ -30,7 +30,9 @@ use futures::{StreamExt, stream};
 use object_store::path::Path;
 use roaring::RoaringTreemap;
 
+use super::key_check::KeyCheck;
 use super::rewrite::replace_files;
+use super::unique_exec::RepeatedKeys;
 use super::write_exec::{
     Marks, RowCounts, RowWriteExec, WriteSpec, Written, count_changes, decode,
 };
@@ -38,8 +40,9 @@ use crate::delta::actions::{Action, Add, decode_path};
 use crate::delta::scan::ScanFile;
 use crate::delta::snapshot::Snapshot;
 use crate::delta::stats::live_records;
+use crate::delta::tracking::{CONTEXT_PARAMETER, CommitContext, encode_context};
 use crate::delta::transaction::{
-    CommitOutcome, Operation, ReadSet, Transaction, checkpoint_if_due, remove_orphans,
+    CommitOutcome, Operation, ReadSet, Transaction, after_commit, remove_orphans,
 };
 use crate::error::{Error, Result};
 
@@ -64,6 +67,8 @@ pub(crate) struct CommitPlan {
     /// The files of the target's scan, by ordinal.
     pub scanned: Arc<Vec<ScanFile>>,
     pub removal: Removal,
+    /// Makes sure that the rows have keys that no other row has.
+    pub key_check: Option<KeyCheck>,
     /// Actions that come first: protocol, metadata.
     pub prelude: Vec<Action>,
     pub operation: Operation,
@@ -290,7 +295,7 @@ impl ExecutionPlan for CommitExec {
         // the statement has returned its row by then
         let checkpoint = async move {
             if let Ok(Some(version)) = receiver.await {
-                checkpoint_if_due(&table, version).await;
+                after_commit(&table, version).await;
             }
             None
         };
@@ -355,6 +360,10 @@ impl Run {
                     self.input = writers(rows, &plan.write)?;
                     self.plan = Arc::new(plan);
                 }
+                Err(error) if RepeatedKeys::is_cause_of(&error) => {
+                    self.abandon(files).await;
+                    self.compare_keys(error).await?;
+                }
                 Err(error) => {
                     // a commit whose answer is lost may have come about: its files must stay
                     if !files.in_doubt || matches!(error, Error::Conflict { .. }) {
@@ -367,9 +376,29 @@ impl Run {
         Err(Error::internal("the commit loop ended"))
     }
 
+    /// Finds out whether keys are there twice or only look so, and lets the rows be taken once more if they do.
+    async fn compare_keys(&mut self, error: Error) -> Result<()> {
+        let plan = self.plan.as_ref();
+        let (Some(check), Some(base)) = (&plan.key_check, &plan.base) else {
+            return Err(error);
+        };
+        check.compare(base, &plan.session).await?;
+        self.input = writers(check.rows_again()?, &plan.write)?;
+        self.plan = Arc::new(CommitPlan {
+            key_check: None,
+            ..plan.clone()
+        });
+        Ok(())
+    }
+
     async fn attempt(&self, files: &mut Files) -> Result<(RowCounts, CommitOutcome)> {
         let started = Instant::now();
         let mut report = self.write_rows(files).await?;
+        if let (Some(check), Some(base)) = (&self.plan.key_check, &self.plan.base) {
+            check
+                .look_up(base, &self.plan.session, &self.context)
+                .await?;
+        }
         let mut actions = self.plan.prelude.clone();
         let mut changed = replace_files(&self.plan, report.marks, files).await?;
         actions.append(&mut changed.actions);
@@ -391,6 +420,10 @@ impl Run {
             return Ok((report.counts, CommitOutcome::Committed(-1)));
         }
         let mut operation = self.plan.operation.clone();
+        let config = self.plan.session.config();
+        if let Some(context) = config.get_extension::<CommitContext>() {
+            operation = operation.with_parameter(CONTEXT_PARAMETER, encode_context(&context.0));
+        }
         operation.metrics = super::rewrite::operation_metrics(
             &operation.name,
             &report.counts,

@@ -47,6 +47,7 @@ pub(crate) fn plan_create(
             serde_json::to_string(&metadata.configuration)?,
         );
     Ok(CommitPlan {
+        key_check: None,
         prelude: vec![Action::Protocol(protocol), Action::Metadata(metadata)],
         removal: if base.is_some() {
             Removal::All

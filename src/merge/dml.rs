@@ -333,6 +333,7 @@ impl RowChangeSink {
             },
             scanned: pinned.files,
             removal: Removal::Marked,
+            key_check: None,
             prelude: vec![],
             operation: Operation::new(if update { "UPDATE" } else { "DELETE" }),
             reads: ReadSet::Table,

@@ -10,13 +10,16 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 
 use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
 use super::constraint::Constraints;
+use super::key_check::KeyCheck;
 use super::row_format::RowFormat;
 use super::write_exec::WriteSpec;
 use crate::delta::DeltaTable;
+use crate::delta::actions::Action;
 use crate::delta::data_file::WriteTarget;
 use crate::delta::features::check_writable;
 use crate::delta::scan_source::versions_read;
 use crate::delta::snapshot::Snapshot;
+use crate::delta::tracking::forget_changes;
 use crate::delta::transaction::{Operation, ReadSet};
 use crate::error::{Error, Result};
 
@@ -44,8 +47,7 @@ pub(crate) async fn plan_insert(
         input,
         mode,
     };
-    let plan = statement.commit_plan().await?;
-    let rows = Arc::clone(&statement.input);
+    let (rows, plan) = statement.plan().await?;
     Ok(Arc::new(CommitExec::new(
         rows,
         plan,
@@ -72,6 +74,7 @@ pub(crate) fn plan_append(
         },
         scanned: Arc::default(),
         removal: Removal::Marked,
+        key_check: None,
         prelude: vec![],
         operation,
         reads: ReadSet::Table,
@@ -143,6 +146,30 @@ struct InsertStatement {
 }
 
 impl InsertStatement {
+    /// The rows, and how to commit them.
+    async fn plan(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
+        let mut plan = self.commit_plan().await?;
+        let rows = Arc::clone(&self.input);
+        let Some(base) = plan.base.clone() else {
+            return Ok((rows, plan));
+        };
+        if base.properties().tracking.is_none() {
+            return Ok((rows, plan));
+        }
+        if self.mode == InsertMode::Truncate {
+            let mut metadata = base.metadata().clone();
+            forget_changes(&mut metadata);
+            plan.prelude.push(Action::Metadata(metadata));
+            return Ok((rows, plan));
+        }
+        let keys = base.properties().primary_key.clone();
+        let (rows, check) = KeyCheck::new(rows, keys, self.mode == InsertMode::Append)?;
+        // a row of the same key that another writer adds meanwhile has to be found
+        plan.reads = ReadSet::Table;
+        plan.key_check = Some(check);
+        Ok((rows, plan))
+    }
+
     async fn commit_plan(&self) -> Result<CommitPlan> {
         let (snapshot, reads_itself) = base_version(&self.table, &self.input).await?;
         let append = self.mode == InsertMode::Append;
@@ -191,10 +218,13 @@ impl Replan for InsertStatement {
             // its rows are those of the version that has been overtaken
             return Ok(None);
         }
-        Ok(Some((
-            reset_plan_states(Arc::clone(&self.input))?,
-            self.commit_plan().await?,
-        )))
+        let again = Self {
+            input: reset_plan_states(Arc::clone(&self.input))?,
+            table: self.table.clone(),
+            session: Arc::clone(&self.session),
+            mode: self.mode,
+        };
+        again.plan().await.map(Some)
     }
 }
 

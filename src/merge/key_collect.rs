@@ -105,6 +105,15 @@ impl KeyPruning {
         }
     }
 
+    /// The keys of one column of integers, which are known already.
+    pub(crate) fn known(column: KeyColumn, sorted: Vec<i64>) -> Self {
+        let mut keys = Keys::Integers(sorted);
+        keys.sort();
+        let known = Self::new(vec![column]);
+        let _ = known.published.set(vec![keys]);
+        known
+    }
+
     fn add(&self, local: Vec<Keys>) {
         let mut all = self
             .collecting

@@ -164,6 +164,7 @@ impl MergeStatement {
             write,
             scanned,
             removal: Removal::Marked,
+            key_check: None,
             prelude: vec![],
             operation: Operation::new("MERGE").with_parameter("predicate", &self.on),
             reads: ReadSet::Table,

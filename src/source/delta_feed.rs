@@ -12,7 +12,7 @@ mod schema;
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use chrono::Utc;
 use datafusion::common::ScalarValue;
@@ -28,13 +28,17 @@ use self::actions::{FeedFiles, inserted_file, plan_commits};
 use self::schema::{FeedCheck, check_range};
 use super::{ChangeRead, ChangeSource, Clock};
 use crate::change::{
-    Bound, CHANGE_TYPE, COMMIT_VERSION, ChangeBounds, ChangeRange, change_columns, change_schema,
+    Bound, CHANGE_CONTEXT, CHANGE_TYPE, COMMIT_VERSION, ChangeBounds, ChangeRange, change_columns,
+    change_schema, metadata_columns,
 };
 use crate::delta::DeltaTable;
 use crate::delta::actions::decode_path;
 use crate::delta::create::TableDefinition;
 use crate::delta::layout::TableLayout;
-use crate::delta::log::{CommitFile, commit_fingerprint, list_commits, read_commits, version_at};
+use crate::delta::log::{
+    Commit, CommitFile, CommitRange, commit_fingerprint, list_commits, read_commits, read_range,
+    version_at,
+};
 use crate::delta::scan::{DeltaScan, ScanFile};
 use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
@@ -51,6 +55,8 @@ pub(crate) struct DeltaFeed {
     /// The version that is current for as long as this handle lives, once it has been looked up; absent for a handle that looks
     /// each time.
     pinned: Option<Arc<OnceCell<Arc<Snapshot>>>>,
+    /// Whether changes say in which context they were made.
+    contexts: bool,
 }
 
 impl DeltaFeed {
@@ -59,6 +65,7 @@ impl DeltaFeed {
         Self {
             table,
             pinned: None,
+            contexts: false,
         }
     }
 
@@ -68,11 +75,20 @@ impl DeltaFeed {
         Self {
             table,
             pinned: Some(Arc::default()),
+            contexts: false,
+        }
+    }
+
+    /// The same feed with the column `_change_context`.
+    pub(crate) fn with_contexts(self) -> Self {
+        Self {
+            contexts: true,
+            ..self
         }
     }
 
     /// The newest version.
-    async fn current(&self) -> Result<Arc<Snapshot>> {
+    pub(crate) async fn current(&self) -> Result<Arc<Snapshot>> {
         match &self.pinned {
             Some(pinned) => pinned
                 .get_or_try_init(|| self.table.snapshot())
@@ -83,7 +99,7 @@ impl DeltaFeed {
     }
 
     /// The snapshot whose schema the rows of a range have.
-    async fn snapshot(&self, version: Option<i64>) -> Result<Arc<Snapshot>> {
+    pub(crate) async fn snapshot(&self, version: Option<i64>) -> Result<Arc<Snapshot>> {
         let current = self.current().await?;
         match version {
             Some(version) if version != current.version() => self.table.snapshot_at(version).await,
@@ -106,31 +122,51 @@ impl DeltaFeed {
         }
     }
 
-    /// The commit files of the range, all of them or an error.
-    async fn commit_files(&self, range: &ChangeRange, current: i64) -> Result<Vec<CommitFile>> {
-        let mut files = list_commits(&self.table, range.first()).await?;
-        files.retain(|file| file.version <= range.until());
-        let wanted = range.first()..=range.until();
-        let missing = wanted
-            .zip(
-                files
-                    .iter()
-                    .map(|file| Some(file.version))
-                    .chain(std::iter::repeat(None)),
-            )
-            .find(|(version, found)| Some(*version) != *found);
-        match missing {
-            None => Ok(files),
-            Some((version, _)) => {
-                let oldest = oldest_contiguous(&list_commits(&self.table, 0).await?, current);
+    /// The commits of the range, all of them or an error.
+    async fn commits(&self, range: &ChangeRange, current: &Snapshot) -> Result<Vec<Commit>> {
+        match read_range(current, range.first(), range.until()).await? {
+            CommitRange::Whole(commits) => Ok(commits),
+            CommitRange::Missing(version) => {
+                let files = list_commits(&self.table, 0).await?;
+                let oldest = oldest_contiguous(&files, current.version());
                 Err(self.expired(
                     range,
                     &(oldest - 1).to_string(),
-                    current,
+                    current.version(),
                     format!("the log of version {version} is gone"),
                 ))
             }
         }
+    }
+
+    /// Reads what the log says of a range; its rows are still to be planned.
+    pub(crate) async fn read_log(&self, range: ChangeRange) -> Result<FeedLog> {
+        let snapshot = self.snapshot(Some(range.until())).await?;
+        let current = self.current().await?;
+        let commits = self.commits(&range, &current).await?;
+        let check = FeedCheck {
+            table: &self.table,
+            snapshot: &snapshot,
+            since: range.since(),
+        };
+        check_range(&check, &commits).await?;
+        Ok(FeedLog {
+            feed: self.clone(),
+            range,
+            snapshot,
+            current,
+            commits: Arc::new(commits),
+        })
+    }
+
+    fn schema_of(&self, snapshot: &Snapshot) -> Result<SchemaRef> {
+        let schema = change_schema(self.table.name(), snapshot.layout().schema())?;
+        if !self.contexts {
+            return Ok(schema);
+        }
+        let fields = schema.fields().iter().cloned();
+        let fields: Vec<FieldRef> = fields.chain(context_column()).collect();
+        Ok(Arc::new(Schema::new(fields)))
     }
 
     /// Refuses a range of which a file is gone, where one may be.
@@ -209,7 +245,7 @@ impl DeltaFeed {
         let mut plans = Vec::new();
         for (files, from_file) in [(files.data, false), (files.cdc, true)] {
             if !files.is_empty() {
-                let scan = feed_scan(&self.table, &layout, files, from_file);
+                let scan = feed_scan(self, &layout, files, from_file);
                 plans.push(
                     scan.plan(read.state, read.projection, read.filters, read.limit)
                         .await?,
@@ -219,7 +255,7 @@ impl DeltaFeed {
         match (plans.pop(), plans.pop()) {
             (Some(last), Some(first)) => Ok(UnionExec::try_new(vec![first, last])?),
             (Some(only), None) => Ok(only),
-            _ => empty(&change_schema(self.table.name(), layout.schema())?, read),
+            _ => empty(&self.schema_of(snapshot)?, read),
         }
     }
 }
@@ -291,10 +327,7 @@ impl ChangeSource for DeltaFeed {
     }
 
     async fn schema(&self, version: Option<i64>) -> Result<SchemaRef> {
-        change_schema(
-            self.table.name(),
-            self.snapshot(version).await?.layout().schema(),
-        )
+        self.schema_of(self.snapshot(version).await?.as_ref())
     }
 
     async fn has_changes(&self, range: ChangeRange) -> Result<bool> {
@@ -302,8 +335,7 @@ impl ChangeSource for DeltaFeed {
             return Ok(false);
         }
         let current = self.current().await?;
-        let files = self.commit_files(&range, current.version()).await?;
-        let commits = read_commits(&current, &files).await?;
+        let commits = self.commits(&range, &current).await?;
         let wanted = (range.first(), range.until());
         let files = plan_commits(&self.table, range.since(), commits, wanted).await?;
         Ok(files.len() > 0)
@@ -318,28 +350,10 @@ impl ChangeSource for DeltaFeed {
         range: ChangeRange,
         read: ChangeRead<'_>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let snapshot = self.snapshot(Some(range.until())).await?;
-        let current = self.current().await?;
         if range.is_empty() {
-            return empty(
-                &change_schema(self.table.name(), snapshot.layout().schema())?,
-                &read,
-            );
+            return empty(&self.schema(Some(range.until())).await?, &read);
         }
-        let commit_files = self.commit_files(&range, current.version()).await?;
-        let commits = read_commits(&snapshot, &commit_files).await?;
-        let names = FeedCheck {
-            table: &self.table,
-            snapshot: &snapshot,
-            since: range.since(),
-        };
-        check_range(&names, &commits).await?;
-        let oldest_commit = commits.first().map_or(i64::MAX, |commit| commit.timestamp);
-        let wanted = version_bounds(read.filters);
-        let files = plan_commits(&self.table, range.since(), commits, wanted).await?;
-        self.check_files(&range, &files, oldest_commit, &current)
-            .await?;
-        self.plan(&snapshot, files, &read).await
+        self.read_log(range).await?.plan(read).await
     }
 
     async fn rows(&self, version: i64, read: ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -357,15 +371,52 @@ impl ChangeSource for DeltaFeed {
     }
 }
 
+/// What the log says of a range.
+#[derive(Debug, Clone)]
+pub(crate) struct FeedLog {
+    feed: DeltaFeed,
+    range: ChangeRange,
+    snapshot: Arc<Snapshot>,
+    current: Arc<Snapshot>,
+    commits: Arc<Vec<Commit>>,
+}
+
+impl FeedLog {
+    /// Whether any of the commits says in which context it was made.
+    pub(crate) fn has_contexts(&self) -> bool {
+        self.commits.iter().any(|commit| commit.context().is_some())
+    }
+
+    /// Plans the read of the changes, once every file is known to be there.
+    pub(crate) async fn plan(self, read: ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+        let oldest_commit = self.commits.first();
+        let oldest_commit = oldest_commit.map_or(i64::MAX, |commit| commit.timestamp);
+        let wanted = version_bounds(read.filters);
+        let (feed, range) = (self.feed, self.range);
+        let commits = Arc::unwrap_or_clone(self.commits);
+        let files = plan_commits(&feed.table, range.since(), commits, wanted).await?;
+        feed.check_files(&range, &files, oldest_commit, &self.current)
+            .await?;
+        feed.plan(&self.snapshot, files, &read).await
+    }
+}
+
 /// The scan of change files, whose change type stands in the file, or of data files, for which it is a constant.
 fn feed_scan(
-    table: &DeltaTable,
+    feed: &DeltaFeed,
     layout: &Arc<TableLayout>,
-    files: Vec<ScanFile>,
+    mut files: Vec<ScanFile>,
     from_file: bool,
 ) -> DeltaScan {
     let mut constants = change_columns();
-    let mut scan = DeltaScan::new(table, layout, files);
+    if feed.contexts {
+        constants.extend(context_column());
+    } else {
+        for file in &mut files {
+            file.constants.pop();
+        }
+    }
+    let mut scan = DeltaScan::new(&feed.table, layout, files);
     if from_file {
         constants.remove(0);
         scan.file_columns =
@@ -373,6 +424,11 @@ fn feed_scan(
     }
     scan.constants = constants;
     scan
+}
+
+fn context_column() -> Option<FieldRef> {
+    let mut columns = metadata_columns().into_iter();
+    columns.find(|field| field.name() == CHANGE_CONTEXT)
 }
 
 fn empty(schema: &SchemaRef, read: &ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -384,7 +440,7 @@ fn empty(schema: &SchemaRef, read: &ChangeRead<'_>) -> Result<Arc<dyn ExecutionP
 }
 
 /// The oldest version from which every commit up to `current` is still there.
-fn oldest_contiguous(files: &[CommitFile], current: i64) -> i64 {
+pub(super) fn oldest_contiguous(files: &[CommitFile], current: i64) -> i64 {
     let mut oldest = current + 1;
     for file in files.iter().rev().filter(|file| file.version <= current) {
         if file.version != oldest - 1 {
@@ -396,7 +452,7 @@ fn oldest_contiguous(files: &[CommitFile], current: i64) -> i64 {
 }
 
 /// The lowest and highest `_commit_version` that the filters let through.
-fn version_bounds(filters: &[Expr]) -> (i64, i64) {
+pub(super) fn version_bounds(filters: &[Expr]) -> (i64, i64) {
     let (mut low, mut high) = (i64::MIN, i64::MAX);
     for (operator, version) in filters.iter().filter_map(version_comparison) {
         match operator {

@@ -9,6 +9,7 @@
 //! same range is always the same rows; where its file is gone or has been replaced, reading it is an error.
 
 mod discovery;
+mod dumps;
 mod fit;
 mod guarded_store;
 mod heads;
@@ -45,7 +46,6 @@ use self::guarded_store::is_unchanged;
 use self::heads::KnownHeads;
 use self::inspect::Inspector;
 use self::ledger::{FileVersion, Ledger, LedgerFolder};
-use self::location::Location;
 use self::mark_exec::Wanted;
 use self::options::{FileFormat, FileOptions, OnMissing};
 use self::reader::{CsvFormat, TextFormat};
@@ -55,6 +55,8 @@ use super::ChangeRead;
 use crate::change::{ChangeRange, change_schema, metadata_columns};
 use crate::error::{Error, Result};
 
+pub(crate) use self::location::Location;
+pub(crate) use dumps::{FilesNow, NO_MARKER};
 pub(crate) use rejected::rejected_schema;
 
 /// How many files are looked for at once.

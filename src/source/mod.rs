@@ -8,8 +8,11 @@
 //! Who follows a source keeps its identity and the fingerprint of the version reached: a source that was recreated, or restored
 //! and written on, has the same version numbers and another history.
 
+#[cfg(test)]
+mod conformance;
 mod delta_feed;
 mod files;
+mod tracked;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -21,8 +24,12 @@ use datafusion::catalog::Session;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 
-pub(crate) use delta_feed::DeltaFeed;
-pub(crate) use files::{ChangeFiles, KnownFile, rejected_schema};
+pub(crate) use delta_feed::{DeltaFeed, FeedLog};
+pub(crate) use files::{ChangeFiles, KnownFile, Location, rejected_schema};
+pub(crate) use tracked::{
+    DeltaTracking, DumpCounts, RowTable, Snapshots, Tracked, TrackedTable, VersionBounds,
+    VersionedTable,
+};
 
 use crate::change::{ChangeBounds, ChangeRange, VersionClock};
 use crate::delta::DeltaTable;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, TimeUnit};
 use chrono::Utc;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::simplify::SimplifyContext;
@@ -171,20 +172,21 @@ impl Arguments {
 ///
 /// # Errors
 /// When it is not constant.
-pub(crate) fn constant(expression: Expr) -> Result<Option<ScalarValue>> {
+pub(crate) fn constant(expression: Expr, options: &ConfigOptions) -> Result<Option<ScalarValue>> {
     if has_placeholder(&expression) {
         return Ok(None);
     }
     let context = SimplifyContext::builder()
         .with_schema(Arc::new(DFSchema::empty()))
         .with_query_execution_start_time(Some(Utc::now()))
+        .with_config_options(Arc::new(options.clone()))
         .build();
     let simplifier = ExprSimplifier::new(context);
     let typed = simplifier.coerce(expression.clone(), &DFSchema::empty())?;
     match simplifier.simplify(typed)? {
         Expr::Literal(value, _) => Ok(Some(value)),
         other => Err(Error::invalid(format!(
-            "an argument of table_changes must be a constant or a parameter, not {other}"
+            "an argument of a change read must be a constant or a parameter, not {other}"
         ))),
     }
 }

@@ -14,14 +14,18 @@ use datafusion::datasource::MemTable;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::TableType;
 
-use super::change_files_table::ChangeFilesTable;
 use super::delta_table::DeltaTableProvider;
+use super::source_table::SourceTable;
 use crate::delta::DeltaTable;
+use crate::delta::tracking::TrackingOptions;
 use crate::error::Error;
 
 /// The schema of the tables that lie directly in the warehouse.
 pub(crate) const DEFAULT_SCHEMA: &str = "public";
 const LOG_FOLDER: &str = "_delta_log";
+/// What is remembered of the warehouse itself, where no table can be.
+const HIDDEN_FOLDER: &str = ".alluvial";
+const TRACKING_DEFAULTS: &str = ".alluvial/change_tracking.json";
 
 /// A catalog over a warehouse folder.
 #[derive(Debug)]
@@ -47,6 +51,47 @@ impl WarehouseCatalog {
             root,
             schemas: Mutex::new(HashMap::new()),
         })
+    }
+
+    /// How tables are tracked unless they say otherwise; `None` where nobody has said.
+    ///
+    /// # Errors
+    /// When the file that remembers it cannot be read.
+    pub(crate) fn tracking_defaults(&self) -> crate::Result<Option<TrackingOptions>> {
+        let file = self.root.join(TRACKING_DEFAULTS);
+        match fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+                Error::invalid(format!(
+                    "{} is damaged ({error}); remove it, and say again how tables are to be tracked with ALTER DATABASE … SET CHANGE_TRACKING",
+                    file.display()
+                ))
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Remembers how tables are tracked unless they say otherwise.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn set_tracking_defaults(
+        &self,
+        options: Option<&TrackingOptions>,
+    ) -> crate::Result<()> {
+        let file = self.root.join(TRACKING_DEFAULTS);
+        let Some(options) = options else {
+            return match fs::remove_file(file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+                _ => Ok(()),
+            };
+        };
+        let folder = self.root.join(HIDDEN_FOLDER);
+        fs::create_dir_all(&folder)?;
+        // renamed when it is whole
+        let part = folder.join(format!("{}.part", uuid::Uuid::new_v4()));
+        fs::write(&part, serde_json::to_vec_pretty(options)?)?;
+        Ok(fs::rename(part, file)?)
     }
 
     fn folder(&self, schema: &str) -> PathBuf {
@@ -227,9 +272,9 @@ impl SchemaProvider for WarehouseSchema {
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
         if let Some(table) = self.registered(name) {
-            return match table.downcast_ref::<ChangeFilesTable>() {
-                // files may have brought columns
-                Some(files) => Ok(Some(Arc::new(files.refreshed().await?))),
+            return match SourceTable::of(table.as_ref()) {
+                // it may have got columns
+                Some(source) => Ok(Some(source.refreshed().await?)),
                 None => Ok(Some(table)),
             };
         }

@@ -64,17 +64,25 @@ impl ChangesTable {
     }
 
     fn bounds(&self, filters: &[Expr]) -> crate::Result<ChangeBounds> {
-        let mut bounds = self.bounds.clone();
-        for (kind, unit, value) in filters.iter().filter_map(as_bound) {
-            let Expr::Literal(value, _) = value else {
-                return Err(Error::invalid(format!(
-                    "a bound of table_changes must be a constant or a parameter with a value, not {value}"
-                )));
-            };
-            merge_bounds(&mut bounds, kind, bound_of(&value, unit)?)?;
-        }
-        Ok(bounds)
+        with_parameters(&self.bounds, filters)
     }
+}
+
+/// Bounds, and those of them that have come as filters.
+pub(super) fn with_parameters(
+    bounds: &ChangeBounds,
+    filters: &[Expr],
+) -> crate::Result<ChangeBounds> {
+    let mut bounds = bounds.clone();
+    for (kind, unit, value) in filters.iter().filter_map(as_bound) {
+        let Expr::Literal(value, _) = value else {
+            return Err(Error::invalid(format!(
+                "a bound of table_changes must be a constant or a parameter with a value, not {value}"
+            )));
+        };
+        merge_bounds(&mut bounds, kind, bound_of(&value, unit)?)?;
+    }
+    Ok(bounds)
 }
 
 #[async_trait]

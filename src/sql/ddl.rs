@@ -2,6 +2,9 @@
 
 mod alter;
 mod create;
+mod tracking;
+
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::common::TableReference;
@@ -14,11 +17,15 @@ use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use super::delta_table::DeltaTableProvider;
 use super::factory::{CHANGE_FILES, OPTION_PREFIX};
 use super::history::history;
-use super::parser::{Explain, Parsed, parse};
+use super::parser::{Explain, Parsed, parse, parse_tokens};
 use super::rewrite::{expand_stars, find_stars, rewrite_versions};
-use super::sync_session::find_delta_table;
+use super::snapshots_table::{self, SNAPSHOTS};
+use super::sync_session::lookup;
 use super::sync_table::sync_plan;
+use super::tracking::rewrite::rewrite_tracking;
+use super::versioned_table::{self, VERSIONED, with_location};
 use crate::delta::DeltaTable;
+use crate::delta::tracking::CommitContext;
 use crate::error::{Error, Result};
 use crate::sync::{drop_sync, show_syncs};
 
@@ -26,9 +33,24 @@ pub(crate) use create::new_table;
 
 /// Plans one statement; tables are created and altered at once.
 pub(crate) async fn run(ctx: &SessionContext, sql: &str) -> Result<DataFrame> {
-    match parse(sql)? {
+    run_parsed(ctx, parse(sql)?, sql).await
+}
+
+async fn run_parsed(ctx: &SessionContext, parsed: Parsed, sql: &str) -> Result<DataFrame> {
+    match parsed {
         Parsed::CreateTable(create) => create::create_table(ctx, *create).await,
         Parsed::AlterTable { table, change } => alter::alter_table(ctx, &table, change).await,
+        Parsed::AlterDatabase { database, change } => {
+            tracking::alter_database(ctx, &database, change).await
+        }
+        Parsed::InContext { context, statement } => {
+            let mut state = ctx.state();
+            let config = state.config_mut();
+            config.set_extension(Arc::new(CommitContext(context)));
+            let ctx = SessionContext::new_with_state(state);
+            let parsed = parse_tokens(statement, sql)?;
+            Box::pin(run_parsed(&ctx, parsed, sql)).await
+        }
         Parsed::DescribeHistory { table, limit } => {
             Ok(ctx.read_batch(history(&delta_table(ctx, &table).await?, limit).await?)?)
         }
@@ -61,7 +83,7 @@ pub(crate) async fn run(ctx: &SessionContext, sql: &str) -> Result<DataFrame> {
 
 /// The plan of a statement of DataFusion's, ours written out.
 async fn logical_plan(ctx: &SessionContext, tokens: Vec<TokenWithSpan>) -> Result<LogicalPlan> {
-    let mut tokens = rewrite_versions(tokens)?;
+    let mut tokens = with_location(rewrite_tracking(rewrite_versions(tokens)?));
     if let Some(stars) = find_stars(&tokens)? {
         let schema = table_schema(ctx, &stars.target).await?;
         let columns: Vec<String> = schema
@@ -88,11 +110,18 @@ async fn logical_plan(ctx: &SessionContext, tokens: Vec<TokenWithSpan>) -> Resul
 
 /// DataFusion takes some options of every external table for its own formats'; it leaves those with a prefix alone.
 fn protect_options(create: &mut CreateExternalTable) {
-    if create.file_type == CHANGE_FILES {
-        for (key, _) in &mut create.options {
-            if !key.contains('.') {
-                key.insert_str(0, OPTION_PREFIX);
-            }
+    let ours = [
+        (CHANGE_FILES, OPTION_PREFIX),
+        (VERSIONED, versioned_table::OPTION_PREFIX),
+        (SNAPSHOTS, snapshots_table::OPTION_PREFIX),
+    ];
+    let prefix = ours.iter().find(|(kind, _)| *kind == create.file_type);
+    let Some((_, prefix)) = prefix else {
+        return;
+    };
+    for (key, _) in &mut create.options {
+        if !key.contains('.') {
+            key.insert_str(0, prefix);
         }
     }
 }
@@ -114,26 +143,7 @@ async fn sync_targets(
         let table = delta_table(ctx, &target).await?;
         return Ok(vec![(target, table)]);
     }
-    let defaults = ctx.state().config_options().catalog.clone();
-    let mut targets = Vec::new();
-    let Some(catalog) = ctx.catalog(&defaults.default_catalog) else {
-        return Ok(targets);
-    };
-    for schema in catalog.schema_names() {
-        let names = catalog.schema(&schema).map(|found| found.table_names());
-        for name in names.unwrap_or_default() {
-            let name = if schema == defaults.default_schema {
-                TableReference::bare(name)
-            } else {
-                TableReference::partial(schema.clone(), name)
-            };
-            // what is no Delta table has no syncs
-            if let Ok(Some(table)) = find_delta_table(ctx, &name).await {
-                targets.push((name, table));
-            }
-        }
-    }
-    Ok(targets)
+    Ok(lookup(ctx).delta_tables(None).await)
 }
 
 async fn table_schema(ctx: &SessionContext, name: &TableReference) -> Result<SchemaRef> {

@@ -82,7 +82,7 @@ impl TableProviderFactory for ChangeFilesFactory {
 }
 
 /// The columns of the declared primary key, as the option `key` has them.
-fn primary_key(statement: &CreateExternalTable) -> Option<String> {
+pub(super) fn primary_key(statement: &CreateExternalTable) -> Option<String> {
     let mut constraints = statement.constraints.iter();
     let key = constraints.find_map(|constraint| match constraint {
         Constraint::PrimaryKey(columns) => Some(columns),

@@ -7,22 +7,22 @@ use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, col,
-    lit,
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ident, lit,
 };
 
 use super::arguments::BoundUnit;
-use crate::change::{BoundKind, COMMIT_VERSION};
+use crate::change::BoundKind;
 
 const NAME: &str = "change_bound";
 
 /// The bound as a filter that the optimizer carries to the scan and cannot look into; it names a column so that it is not folded.
-pub(crate) fn bound(kind: BoundKind, unit: BoundUnit, value: Expr) -> Expr {
+pub(crate) fn bound(column: &str, kind: BoundKind, unit: BoundUnit, value: Expr) -> Expr {
     let function = Arc::new(ScalarUDF::from(ChangeBound::new()));
     let (kind, unit) = (lit(kind_name(kind)), lit(unit.name()));
     Expr::ScalarFunction(ScalarFunction::new_udf(
         function,
-        vec![col(COMMIT_VERSION), kind, unit, value],
+        vec![ident(column), kind, unit, value],
     ))
 }
 

@@ -11,7 +11,9 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use super::sync_parser;
+use super::tracking_parser::{self, DatabaseTracking};
 use super::types::{expect, parse_type, parse_words};
+use crate::delta::tracking::TrackingOptions;
 use crate::error::{Error, Result};
 use crate::sync::{Statement, Sync};
 
@@ -22,6 +24,15 @@ pub(crate) enum Parsed {
     AlterTable {
         table: TableReference,
         change: TableChange,
+    },
+    AlterDatabase {
+        database: String,
+        change: DatabaseTracking,
+    },
+    /// A statement that writes rows, which are to be known by where they come from.
+    InContext {
+        context: Vec<u8>,
+        statement: Vec<TokenWithSpan>,
     },
     DescribeHistory {
         table: TableReference,
@@ -87,6 +98,17 @@ pub(crate) enum TableChange {
         name: String,
         if_exists: bool,
     },
+    AddPrimaryKey(Vec<String>),
+    EnableTracking {
+        options: TrackingOptions,
+        /// Whether that it is tracked already is no error.
+        if_not_tracked: bool,
+    },
+    SetTracking(TrackingOptions),
+    DisableTracking {
+        /// Whether that it is not tracked is no error.
+        if_tracked: bool,
+    },
 }
 
 /// Parses one statement.
@@ -98,7 +120,22 @@ pub(crate) fn parse(sql: &str) -> Result<Parsed> {
     let tokens = Tokenizer::new(&dialect, sql)
         .tokenize_with_location()
         .map_err(|error| Error::invalid(format!("syntax error: {error}")))?;
+    parse_tokens(tokens, sql)
+}
+
+/// Parses the tokens of one statement; `sql` is the text that their places are in.
+///
+/// # Errors
+/// As [`parse`].
+pub(crate) fn parse_tokens(tokens: Vec<TokenWithSpan>, sql: &str) -> Result<Parsed> {
+    let dialect = GenericDialect {};
     let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens.clone());
+    if parse_words(&mut parser, &["WITH", "CHANGE_TRACKING_CONTEXT"]) {
+        return tracking_parser::parse_context(parser);
+    }
+    if parse_words(&mut parser, &["ALTER", "DATABASE"]) {
+        return tracking_parser::parse_alter_database(parser);
+    }
     if parse_words(&mut parser, &["CREATE", "TABLE"]) {
         return create_table(parser, false);
     }
@@ -277,7 +314,9 @@ fn primary_key(create: &mut CreateTable, key: Vec<String>) -> Result<()> {
 
 fn alter_table(mut parser: Parser<'_>) -> Result<Parsed> {
     let table = table_name(&mut parser)?;
-    let change = if parse_words(&mut parser, &["SET", "TBLPROPERTIES"]) {
+    let change = if let Some(change) = tracking_parser::parse_alter_table(&mut parser)? {
+        change
+    } else if parse_words(&mut parser, &["SET", "TBLPROPERTIES"]) {
         TableChange::SetProperties(properties(&mut parser)?)
     } else if parse_words(&mut parser, &["UNSET", "TBLPROPERTIES"]) {
         let if_exists = parse_words(&mut parser, &["IF", "EXISTS"]);
@@ -285,10 +324,17 @@ fn alter_table(mut parser: Parser<'_>) -> Result<Parsed> {
             keys: property_keys(&mut parser)?,
             if_exists,
         }
+    } else if parse_words(&mut parser, &["ADD", "PRIMARY", "KEY"]) {
+        TableChange::AddPrimaryKey(name_list(&mut parser)?)
     } else if parse_words(&mut parser, &["ADD", "CONSTRAINT"]) {
-        TableChange::AddConstraint {
-            name: identifier(&mut parser)?.to_lowercase(),
-            expression: check(&mut parser)?,
+        let name = identifier(&mut parser)?.to_lowercase();
+        if parse_words(&mut parser, &["PRIMARY", "KEY"]) {
+            TableChange::AddPrimaryKey(name_list(&mut parser)?)
+        } else {
+            TableChange::AddConstraint {
+                name,
+                expression: check(&mut parser)?,
+            }
         }
     } else if parse_words(&mut parser, &["DROP", "CONSTRAINT"]) {
         let if_exists = parse_words(&mut parser, &["IF", "EXISTS"]);
@@ -303,7 +349,7 @@ fn alter_table(mut parser: Parser<'_>) -> Result<Parsed> {
     } else {
         let found = parser.peek_token().token;
         return Err(Error::invalid(format!(
-            "ALTER TABLE {table}: expected SET TBLPROPERTIES, UNSET TBLPROPERTIES, ADD COLUMN, ADD CONSTRAINT or DROP CONSTRAINT, found {found}"
+            "ALTER TABLE {table}: expected SET TBLPROPERTIES, UNSET TBLPROPERTIES, ADD COLUMN, ADD CONSTRAINT, ADD PRIMARY KEY, DROP CONSTRAINT, ENABLE, DISABLE or SET CHANGE_TRACKING, found {found}"
         )));
     };
     end(&mut parser, "ALTER TABLE")?;
@@ -464,7 +510,7 @@ pub(super) fn literal(parser: &mut Parser<'_>) -> Result<String> {
     }
 }
 
-fn rest(parser: &mut Parser<'_>) -> Vec<TokenWithSpan> {
+pub(super) fn rest(parser: &mut Parser<'_>) -> Vec<TokenWithSpan> {
     let mut tokens = Vec::new();
     loop {
         let token = parser.next_token();

@@ -21,11 +21,16 @@ use datafusion::sql::sqlparser::ast::{
 use super::arguments::{Arguments, BoundUnit, bound_of, constant, merge_bounds, micros};
 use super::blocking::block_on;
 use super::catalog::WarehouseSchema;
-use super::change_files_table::{ChangeFilesTable, RejectedTable, VersionsTable};
+use super::change_files_table::{ChangeFilesTable, RejectedTable};
 use super::changes_table::{ChangesTable, open_bounds};
 use super::delta_table::DeltaTableProvider;
 use super::functions::bound;
-use crate::change::{Bound, NetNature, net_changes, with_metadata, without_metadata};
+use super::lookup::Lookup;
+use super::source_table::SourceTable;
+use super::tracking;
+use crate::change::{
+    Bound, COMMIT_VERSION, NetNature, net_changes, with_metadata, without_metadata,
+};
 use crate::delta::DeltaTable;
 use crate::delta::log::{list_commits, version_at};
 use crate::error::{Error, Result};
@@ -62,6 +67,24 @@ impl RelationPlanner for ChangesRelationPlanner {
         relation: TableFactor,
         context: &mut dyn RelationPlannerContext,
     ) -> DataFusionResult<RelationPlanning> {
+        if let TableFactor::Table {
+            name,
+            args,
+            alias,
+            version: None,
+            ..
+        } = &relation
+        {
+            let arguments = args.as_ref().map(|arguments| arguments.args.as_slice());
+            let lookup = Lookup::new(
+                Arc::clone(&self.catalogs),
+                &context.context_provider().options().catalog,
+            );
+            if let Some(plan) = tracking::plan_relation(name, arguments, &lookup, context)? {
+                let planned = PlannedRelation::new(plan, alias.clone());
+                return Ok(RelationPlanning::Planned(Box::new(planned)));
+            }
+        }
         let (plan, alias) = match &relation {
             TableFactor::Table {
                 name,
@@ -121,21 +144,23 @@ impl ChangesRelationPlanner {
     ) -> Result<LogicalPlan> {
         let arguments = Arguments::try_new(arguments)?;
         let name = table_name(&arguments.table, context)?;
-        let source = self.change_source(&name, context)?;
         let mut bounds = open_bounds();
         let mut filters = Vec::new();
         for (kind, unit, value) in arguments.bounds {
             let value = context.sql_to_expr(value, &DFSchema::empty())?;
-            match constant(value.clone())? {
+            match constant(value.clone(), context.context_provider().options())? {
                 Some(value) => merge_bounds(&mut bounds, kind, bound_of(&value, unit)?)?,
-                None => filters.push(bound(kind, unit, value)),
+                None => filters.push(bound(COMMIT_VERSION, kind, unit, value)),
             }
         }
         let option = |name: &str, context: &mut dyn RelationPlannerContext| match arguments
             .options
             .get(name)
         {
-            Some(value) => constant(context.sql_to_expr(value.clone(), &DFSchema::empty())?)
+            Some(value) => context
+                .sql_to_expr(value.clone(), &DFSchema::empty())
+                .map_err(Error::from)
+                .and_then(|value| constant(value, context.context_provider().options()))
                 .and_then(|value| {
                     value.ok_or_else(|| {
                         Error::invalid(format!("{name} must be a constant, not a parameter"))
@@ -147,6 +172,7 @@ impl ChangesRelationPlanner {
         let net = is_net(option("net", context)?)?;
         let full = is_full(option("metadata", context)?)?;
         let key = option("key", context)?.map(key_columns).transpose()?;
+        let source = self.change_source(&name, full, context)?;
         // the bounds are checked now even if nothing should be read later
         let check = (filters.is_empty()).then(|| bounds.clone());
         let asked = Arc::clone(&source);
@@ -211,13 +237,13 @@ impl ChangesRelationPlanner {
         };
         let name = table_name(table, context)?;
         let provider = self.provider(&name, context)?;
-        let Some(table) = provider.downcast_ref::<ChangeFilesTable>() else {
+        let Some(table) = SourceTable::of(provider.as_ref()) else {
             return Err(Error::invalid(format!(
-                "change_versions lists the files of a table STORED AS CHANGE_FILES, which {name} is not; DESCRIBE HISTORY lists the versions of a \
-                 Delta table"
+                "change_versions lists the versions of tables STORED AS CHANGE_FILES, VERSIONED or SNAPSHOTS, which {name} is not; DESCRIBE HISTORY \
+                 lists those of a Delta table"
             )));
         };
-        let versions = provider_as_source(Arc::new(VersionsTable::new(table.files().clone())));
+        let versions = provider_as_source(table.versions());
         let plan = LogicalPlanBuilder::scan(TableReference::bare(CHANGE_VERSIONS), versions, None);
         Ok(plan?.build()?)
     }
@@ -322,15 +348,23 @@ impl ChangesRelationPlanner {
         )
     }
 
+    /// The source of that name; `full`, if all that is known of its changes is wanted.
     fn change_source(
         &self,
         name: &TableReference,
+        full: bool,
         context: &dyn RelationPlannerContext,
     ) -> Result<Arc<dyn ChangeSource>> {
         let provider = self.provider(name, context)?;
-        match provider.downcast_ref::<ChangeFilesTable>() {
-            Some(table) => Ok(Arc::new(table.files().clone())),
-            None => Ok(Arc::new(DeltaFeed::new(delta_table(name, &provider)?))),
+        match SourceTable::of(provider.as_ref()) {
+            Some(table) => Ok(table.source()),
+            None => {
+                let feed = DeltaFeed::new(delta_table(name, &provider)?);
+                Ok(match full {
+                    true => Arc::new(feed.with_contexts()),
+                    false => Arc::new(feed),
+                })
+            }
         }
     }
 
@@ -365,9 +399,10 @@ impl ChangesRelationPlanner {
         let registered = any
             .downcast_ref::<WarehouseSchema>()
             .and_then(|warehouse| warehouse.registered(&table));
-        if let Some(files) = registered.filter(|table| table.is::<ChangeFilesTable>()) {
-            // whoever asks here looks at the files itself
-            return Ok(files);
+        let registered = registered.filter(|table| SourceTable::of(table.as_ref()).is_some());
+        if let Some(table) = registered {
+            // whoever asks here looks at the source itself
+            return Ok(table);
         }
         let found = block_on(move || {
             let (schema, table) = (Arc::clone(&schema), table.clone());
@@ -391,7 +426,7 @@ fn is_named(name: &ast::ObjectName, wanted: &str) -> bool {
 }
 
 /// A table given as a string or as an identifier.
-fn table_name(
+pub(super) fn table_name(
     argument: &ast::Expr,
     context: &dyn RelationPlannerContext,
 ) -> Result<TableReference> {
@@ -416,7 +451,7 @@ fn table_name(
 
 fn evaluate(value: &ast::Expr, context: &mut dyn RelationPlannerContext) -> Result<ScalarValue> {
     let expression = context.sql_to_expr(value.clone(), &DFSchema::empty())?;
-    constant(expression)?.ok_or_else(|| {
+    constant(expression, context.context_provider().options())?.ok_or_else(|| {
         Error::invalid(format!(
             "{value}: a version cannot be a parameter; write it into the statement"
         ))

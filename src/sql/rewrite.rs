@@ -1,7 +1,8 @@
 //! Rewrites the tokens of a statement where our SQL is larger than DataFusion's grammar.
 //!
 //! - `t VERSION AS OF 3`, `t TIMESTAMP AS OF '…'` become `table_version(t, version => 3) AS t`.
-//! - `a IS NOT DISTINCT FROM b` becomes `a <=> b`, which binds as `=` does.
+//! - `a IS NOT DISTINCT FROM b` becomes `a <=> b`, which binds as `=` does, and `a IS DISTINCT FROM b` an operator of its own.
+//! - The columns that an UPDATE assigns to are read in lower case unless they are quoted, as everywhere else.
 //! - Numbers with more digits than a float holds become decimals.
 //! - `UPDATE SET *` and `INSERT *` of a MERGE become lists of the target's columns.
 
@@ -9,6 +10,7 @@ use datafusion::common::TableReference;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
 
+use super::operators::IS_DISTINCT_FROM;
 use super::relation_planner::TABLE_VERSION;
 use crate::error::{Error, Result};
 
@@ -23,6 +25,7 @@ pub(crate) fn rewrite_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWi
     let tokens = without_delete_alias(exact_decimals(null_safe_equality(filled.collect())));
     refuse_changes_clause(&tokens)?;
     refuse_repeated_assignments(&tokens)?;
+    let tokens = lower_case_assignments(tokens);
     let mut output: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     let mut index = 0;
     while index < tokens.len() {
@@ -74,22 +77,30 @@ fn refuse_history(before: &[TokenWithSpan]) -> Result<()> {
     Ok(())
 }
 
-/// `IS NOT DISTINCT FROM` as `<=>`: the parser lets the former swallow a following AND.
+/// `IS NOT DISTINCT FROM` as `<=>`, and `IS DISTINCT FROM` as an operator that [`super::operators`] plans: the parser lets both
+/// swallow a following AND.
 fn null_safe_equality(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    const WORDS: [&str; 4] = ["IS", "NOT", "DISTINCT", "FROM"];
+    let spelled = [
+        (&["IS", "NOT", "DISTINCT", "FROM"][..], Token::Spaceship),
+        (
+            &["IS", "DISTINCT", "FROM"],
+            Token::CustomBinaryOperator(IS_DISTINCT_FROM.into()),
+        ),
+    ];
     let mut output = Vec::with_capacity(tokens.len());
     let mut index = 0;
     while index < tokens.len() {
-        let found = WORDS
-            .iter()
-            .enumerate()
-            .all(|(offset, word)| is_word(tokens.get(index + offset), word));
-        if found {
-            output.push(at(Token::Spaceship, tokens[index].span));
-        } else {
-            output.push(tokens[index].clone());
-        }
-        index += if found { WORDS.len() } else { 1 };
+        let mut spelled = spelled.iter();
+        let found = spelled.find(|(words, _)| {
+            let mut words = words.iter().enumerate();
+            words.all(|(offset, word)| is_word(tokens.get(index + offset), word))
+        });
+        let (token, length) = match found {
+            Some((words, operator)) => (at(operator.clone(), tokens[index].span), words.len()),
+            None => (tokens[index].clone(), 1),
+        };
+        output.push(token);
+        index += length;
     }
     output
 }
@@ -191,29 +202,54 @@ fn refuse_changes_clause(tokens: &[TokenWithSpan]) -> Result<()> {
 
 /// `UPDATE t SET a = 1, a = 2` says two things; DataFusion would keep one of them.
 fn refuse_repeated_assignments(tokens: &[TokenWithSpan]) -> Result<()> {
+    let mut seen = Vec::new();
+    for index in assigned_columns(tokens) {
+        let Token::Word(word) = &tokens[index].token else {
+            continue;
+        };
+        let name = if word.quote_style.is_some() {
+            word.value.clone()
+        } else {
+            word.value.to_lowercase()
+        };
+        if seen.contains(&name) {
+            return Err(Error::invalid(format!(
+                "column {name:?} is assigned twice in one UPDATE"
+            )));
+        }
+        seen.push(name);
+    }
+    Ok(())
+}
+
+/// `UPDATE t SET Age = 1`: DataFusion takes the name as it is written.
+fn lower_case_assignments(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    for index in assigned_columns(&tokens) {
+        if let Token::Word(word) = &mut tokens[index].token
+            && word.quote_style.is_none()
+        {
+            word.value = word.value.to_lowercase();
+        }
+    }
+    tokens
+}
+
+/// Where the names of the columns are that an UPDATE assigns to.
+fn assigned_columns(tokens: &[TokenWithSpan]) -> Vec<usize> {
+    let mut columns = Vec::new();
     let set = tokens.iter().position(|token| is_word(Some(token), "SET"));
     let (Some(set), true) = (set, is_word(tokens.first(), "UPDATE")) else {
-        return Ok(());
+        return columns;
     };
-    let (mut depth, mut expected, mut seen) = (0_i32, true, Vec::new());
-    for token in &tokens[set + 1..] {
+    let (mut depth, mut expected) = (0_i32, true);
+    for (index, token) in tokens.iter().enumerate().skip(set + 1) {
         match &token.token {
             Token::LParen => depth += 1,
             Token::RParen => depth -= 1,
             Token::Comma if depth == 0 => expected = true,
-            Token::Word(word) if expected => {
+            Token::Word(_) if expected => {
                 expected = false;
-                let name = if word.quote_style.is_some() {
-                    word.value.clone()
-                } else {
-                    word.value.to_lowercase()
-                };
-                if seen.contains(&name) {
-                    return Err(Error::invalid(format!(
-                        "column {name:?} is assigned twice in one UPDATE"
-                    )));
-                }
-                seen.push(name);
+                columns.push(index);
             }
             Token::Word(_)
                 if depth == 0
@@ -224,7 +260,7 @@ fn refuse_repeated_assignments(tokens: &[TokenWithSpan]) -> Result<()> {
             _ => {}
         }
     }
-    Ok(())
+    columns
 }
 
 /// `VERSION AS OF` or `TIMESTAMP AS OF`.
@@ -549,6 +585,14 @@ mod tests {
         check_version(
             "FROM t TIMESTAMP AS OF (now() - x) AS y",
             "FROM table_version ( t , timestamp => ( now ( ) - x ) ) AS y",
+        );
+        check_version(
+            "WHERE a IS DISTINCT FROM b AND c",
+            "WHERE a IS DISTINCT FROM b AND c",
+        );
+        check_version(
+            "UPDATE t SET Age = B, \"C\" = (SELECT X, Y) WHERE Z",
+            "UPDATE t SET age = B , \"C\" = ( SELECT X , Y ) WHERE Z",
         );
         check_version(
             "SELECT version AS of_x FROM t",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::error::Result;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::disk_manager::DiskManagerBuilder;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -15,7 +16,11 @@ use super::ddl;
 use super::dml_rule::DmlRule;
 use super::factory::{CHANGE_FILES, ChangeFilesFactory, DeltaTableFactory};
 use super::functions::TableChangesFunction;
+use super::operators::OperatorPlanner;
 use super::relation_planner::ChangesRelationPlanner;
+use super::snapshots_table::{SNAPSHOTS, SnapshotsFactory};
+use super::tracking::{mask_functions, table_functions};
+use super::versioned_table::{VERSIONED, VersionedFactory};
 
 /// The name of a warehouse's catalog.
 const CATALOG: &str = "alluvial";
@@ -64,6 +69,15 @@ impl SessionContextExt for SessionContext {
             return Ok(());
         }
         let catalogs = Arc::clone(self.state().catalog_list());
+        for function in table_functions(&catalogs)
+            .into_iter()
+            .chain(mask_functions())
+        {
+            self.register_udf(function);
+        }
+        state
+            .write()
+            .register_expr_planner(Arc::new(OperatorPlanner))?;
         self.register_relation_planner(Arc::new(ChangesRelationPlanner::new(catalogs)))?;
         self.add_analyzer_rule(Arc::new(DmlRule));
         self.register_udtf("table_changes", Arc::new(TableChangesFunction));
@@ -71,6 +85,8 @@ impl SessionContextExt for SessionContext {
         let factories = state.table_factories_mut();
         factories.insert("DELTA".into(), Arc::new(DeltaTableFactory));
         factories.insert(CHANGE_FILES.into(), Arc::new(ChangeFilesFactory));
+        factories.insert(VERSIONED.into(), Arc::new(VersionedFactory));
+        factories.insert(SNAPSHOTS.into(), Arc::new(SnapshotsFactory));
         Ok(())
     }
 

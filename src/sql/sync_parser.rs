@@ -185,6 +185,9 @@ impl Clauses {
         } else if is_sync && parse_words(parser, &["AS"]) {
             self.once("AS")?;
             builder.name(sync_name(parser)?)
+        } else if parse_words(parser, &["DETECT", "DELETES"]) {
+            self.once("DETECT DELETES")?;
+            builder.detect_deletes()
         } else if parse_words(parser, &["DRY", "RUN"]) {
             self.once("DRY RUN")?;
             builder.dry_run()
@@ -273,7 +276,7 @@ fn expression(parser: &mut Parser<'_>, clause: &str) -> Result<String> {
 
 /// Whether a clause begins here, or the statement ends.
 fn at_clause(parser: &mut Parser<'_>) -> bool {
-    const CLAUSES: [[&str; 2]; 10] = [
+    const CLAUSES: [[&str; 2]; 11] = [
         ["SEQUENCE", "BY"],
         ["APPLY", "AS"],
         ["IGNORE", "NULL"],
@@ -281,6 +284,7 @@ fn at_clause(parser: &mut Parser<'_>) -> bool {
         ["TRACK", "HISTORY"],
         ["WITH", "SCHEMA"],
         ["ON", "EXPIRED"],
+        ["DETECT", "DELETES"],
         ["DRY", "RUN"],
         ["KEYS", "("],
         ["COLUMNS", ""],
@@ -360,7 +364,7 @@ fn unexpected(parser: &mut Parser<'_>, statement: &str, expected: &str) -> Error
 fn end_of(parser: &mut Parser<'_>, verb: &str) -> Result<()> {
     end(parser, verb).map_err(|error| {
         let more = if verb == "SYNC" {
-            ", WITH SCHEMA EVOLUTION, ON EXPIRED …, AS 'name' and DRY RUN"
+            ", WITH SCHEMA EVOLUTION, ON EXPIRED …, DETECT DELETES, AS 'name' and DRY RUN"
         } else {
             ", APPLY AS TRUNCATE WHEN …, WITH SCHEMA EVOLUTION and DRY RUN"
         };
@@ -401,6 +405,27 @@ mod tests {
         refused("SYNC INTO a FROM b WHERE x = 1", "the clauses are KEYS");
         refused("SYNC INTO a FROM (SELECT 1", "is not closed");
         refused("SYNC INTO a FROM b AS ''", "cannot be empty");
+        refused(
+            "SYNC INTO a FROM b DETECT DELETES KEYS (id) DETECT DELETES",
+            "DETECT DELETES is given twice",
+        );
+        refused("SYNC INTO a FROM b DETECT", "DETECT was not expected here");
+        refused(
+            "SYNC INTO a FROM b SEQUENCE BY at DETECT DELETES",
+            "does not go with SEQUENCE BY",
+        );
+        refused(
+            "SYNC INTO a FROM b DETECT DELETES STORED AS SCD TYPE 2",
+            "is for SCD TYPE 1",
+        );
+        refused(
+            "SYNC INTO a FROM table_changes('b', 0) DETECT DELETES",
+            "needs a table as its source",
+        );
+        refused(
+            "APPLY CHANGES INTO a FROM b KEYS (id) SEQUENCE BY at DETECT DELETES",
+            "belongs to SYNC INTO",
+        );
         refused("APPLY CHANGES INTO a FROM b KEYS (id)", "needs SEQUENCE BY");
     }
 
@@ -423,6 +448,16 @@ mod tests {
             query("SYNC INTO a FROM table_changes('it''s', 0)"),
             "SELECT * FROM table_changes('it''s', 0)"
         );
+    }
+
+    #[test]
+    fn deletes_are_detected_where_the_statement_says_so() {
+        let detects = |sql: &str| parse_sync(sql).unwrap().unwrap().detect_deletes;
+        assert!(!detects("SYNC INTO a FROM b"));
+        assert!(detects("SYNC INTO a FROM b DETECT DELETES KEYS (id)"));
+        assert!(detects(
+            "sync into a from b apply as delete when op = 'D' detect deletes dry run"
+        ));
     }
 
     #[test]

@@ -4,20 +4,21 @@ use std::any::Any;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::catalog::SchemaProvider;
+use datafusion::catalog::TableProvider;
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::TableReference;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::prelude::SessionContext;
 
-use super::catalog::{WarehouseSchema, delta_table_of};
-use super::change_files_table::ChangeFilesTable;
+use super::catalog::WarehouseSchema;
 use super::changes_table::{ChangesTable, open_bounds};
 use super::ddl::{new_table, query_plan};
+use super::lookup::Lookup;
 use super::query_source::{QuerySource, check_all_carried};
+use super::source_table::SourceTable;
 use crate::delta::DeltaTable;
 use crate::error::{Error, Result};
-use crate::source::{ChangeFiles, ChangeSource, DeltaFeed};
+use crate::source::{ChangeSource, DeltaFeed};
 use crate::sync::{SourceSpec, SyncSession};
 
 #[async_trait]
@@ -32,8 +33,9 @@ impl SyncSession for SessionContext {
     async fn sync_source(&self, source: &SourceSpec) -> Result<Arc<dyn ChangeSource>> {
         match source {
             SourceSpec::Table(name) => {
-                if let Some(files) = find_change_files(self, name).await? {
-                    return Ok(Arc::new(files.pinned()));
+                let found = find_source_table(self, name).await?;
+                if let Some(table) = found.as_deref().and_then(SourceTable::of) {
+                    return Ok(table.pinned_source());
                 }
                 let found = find_delta_table(self, name).await?;
                 let table = found.ok_or_else(|| not_found(name))?;
@@ -52,10 +54,12 @@ impl SyncSession for SessionContext {
                 if !self.table_exist(name.clone())? {
                     return Err(not_found(name));
                 }
-                if let Some(files) = find_change_files(self, name).await? {
+                let found = find_source_table(self, name).await?;
+                if let Some(table) = found.as_deref().and_then(SourceTable::of) {
                     // what is applied of a feed is its changes, and not what they amount to
-                    let schema = files.schema(None).await?;
-                    let changes = ChangesTable::new(Arc::new(files), schema, open_bounds());
+                    let source = table.source();
+                    let schema = source.schema(None).await?;
+                    let changes = ChangesTable::new(source, schema, open_bounds());
                     let changes = provider_as_source(Arc::new(changes));
                     return Ok(LogicalPlanBuilder::scan(name.clone(), changes, None)?.build()?);
                 }
@@ -78,12 +82,12 @@ fn not_found(name: &TableReference) -> Error {
     }
 }
 
-/// The change files of that name, if it is theirs.
-async fn find_change_files(
+/// The table of that name, if it is a source that is no Delta table.
+async fn find_source_table(
     ctx: &SessionContext,
     name: &TableReference,
-) -> Result<Option<ChangeFiles>> {
-    let Some((schema, table)) = find_schema(ctx, name) else {
+) -> Result<Option<Arc<dyn TableProvider>>> {
+    let Some((schema, table)) = lookup(ctx).schema(name) else {
         return Ok(None);
     };
     let any: &dyn Any = schema.as_ref();
@@ -91,24 +95,14 @@ async fn find_change_files(
         Some(warehouse) => warehouse.registered(&table),
         None => schema.table(&table).await?,
     };
-    let files = provider
-        .as_ref()
-        .and_then(|provider| provider.downcast_ref::<ChangeFilesTable>());
-    Ok(files.map(|table| table.files().clone()))
+    Ok(provider.filter(|provider| SourceTable::of(provider.as_ref()).is_some()))
 }
 
-fn find_schema(
-    ctx: &SessionContext,
-    name: &TableReference,
-) -> Option<(Arc<dyn SchemaProvider>, String)> {
-    let defaults = &ctx.state().config_options().catalog.clone();
-    let resolved = name
-        .clone()
-        .resolve(&defaults.default_catalog, &defaults.default_schema);
-    let schema = ctx
-        .catalog(&resolved.catalog)
-        .and_then(|catalog| catalog.schema(&resolved.schema))?;
-    Some((schema, resolved.table.to_string()))
+/// Looks tables of a session up.
+pub(crate) fn lookup(ctx: &SessionContext) -> Lookup {
+    let state = ctx.state();
+    let catalogs = Arc::clone(state.catalog_list());
+    Lookup::new(catalogs, &state.config_options().catalog)
 }
 
 /// The Delta table of that name; its log is not looked at.
@@ -116,15 +110,5 @@ pub(crate) async fn find_delta_table(
     ctx: &SessionContext,
     name: &TableReference,
 ) -> Result<Option<DeltaTable>> {
-    let Some((schema, table)) = find_schema(ctx, name) else {
-        return Ok(None);
-    };
-    let any: &dyn Any = schema.as_ref();
-    if let Some(warehouse) = any.downcast_ref::<WarehouseSchema>() {
-        return warehouse.find(&table);
-    }
-    match schema.table(&table).await? {
-        Some(provider) => delta_table_of(&table, provider.as_ref()).map(Some),
-        None => Ok(None),
-    }
+    lookup(ctx).delta_table(name).await
 }

@@ -26,14 +26,14 @@ use super::resolve_exec::Resolution;
 use super::setup::{Setup, Target};
 use super::spec::Storage;
 use super::step::Work;
-use super::unique_exec::UniqueKeysExec;
 use crate::delta::actions::Action;
 use crate::delta::create::TableDefinition;
 use crate::delta::snapshot::Snapshot;
 use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
 use crate::merge::{
-    CommitExec, MergeStatement, PlanRelation, plan_append, plan_create, without_dynamic_filters,
+    CommitExec, MergeStatement, PlanRelation, UniqueKeysExec, plan_append, plan_create,
+    without_dynamic_filters,
 };
 
 /// A table property: key and value.
@@ -232,8 +232,9 @@ async fn fresh_rows(setup: &Setup<'_>) -> Result<Arc<dyn ExecutionPlan>> {
     let rows = without_dynamic_filters(&setup.state)
         .create_physical_plan(&events)
         .await?;
-    let (keys, sequence) = (layout.keys.clone(), vec![layout.sequence()]);
-    Ok(Arc::new(UniqueKeysExec::new(rows, keys, sequence)))
+    let keys = layout.keys.clone();
+    let not_null = keys.iter().copied().chain([layout.sequence()]).collect();
+    Ok(Arc::new(UniqueKeysExec::new(rows, keys, not_null)))
 }
 
 fn is_written() -> Expr {
@@ -263,7 +264,8 @@ fn table_columns(layout: &EventLayout, schema: &arrow::datatypes::Schema) -> Res
     Ok(columns.collect())
 }
 
-fn existing(target: &Target) -> Result<&Arc<Snapshot>> {
+/// The target's version that is written.
+pub(super) fn existing(target: &Target) -> Result<&Arc<Snapshot>> {
     target
         .base
         .as_ref()

@@ -171,7 +171,8 @@ pub(super) fn source_events(
     Ok(LogicalPlanBuilder::from(input).project(events)?.build()?)
 }
 
-fn as_type(expression: Expr, data_type: &DataType, schema: &DFSchema) -> Result<Expr> {
+/// The expression in a type that it may have already.
+pub(super) fn as_type(expression: Expr, data_type: &DataType, schema: &DFSchema) -> Result<Expr> {
     if expression.get_type(schema)? == *data_type {
         Ok(expression)
     } else {
@@ -233,13 +234,31 @@ pub(super) fn of_keys(
     rows: LogicalPlan,
     events: LogicalPlan,
 ) -> Result<LogicalPlan> {
+    by_keys(layout, rows, events, JoinType::RightSemi)
+}
+
+/// Those of `rows` whose keys `others` has not.
+pub(super) fn not_of_keys(
+    layout: &EventLayout,
+    rows: LogicalPlan,
+    others: LogicalPlan,
+) -> Result<LogicalPlan> {
+    by_keys(layout, rows, others, JoinType::RightAnti)
+}
+
+fn by_keys(
+    layout: &EventLayout,
+    rows: LogicalPlan,
+    others: LogicalPlan,
+    join: JoinType,
+) -> Result<LogicalPlan> {
     let keys = layout.key_names();
     let named = |index: usize| format!("__alluvial_key_{index}");
     let wanted = keys
         .iter()
         .enumerate()
         .map(|(index, key)| ident(*key).alias(named(index)));
-    let wanted = LogicalPlanBuilder::from(events)
+    let wanted = LogicalPlanBuilder::from(others)
         .project(wanted.collect::<Vec<_>>())?
         .build()?;
     let on = keys
@@ -248,7 +267,7 @@ pub(super) fn of_keys(
         .map(|(index, key)| ident(named(index)).eq(ident(*key)));
     let on = on.collect::<Vec<_>>();
     Ok(LogicalPlanBuilder::from(wanted)
-        .join_on(rows, JoinType::RightSemi, on)?
+        .join_on(rows, join, on)?
         .build()?)
 }
 
@@ -264,8 +283,9 @@ pub(super) async fn existing_events(
         cast(ident(START_AT), layout.sequence.clone()),
         cast(ident(END_AT), layout.sequence.clone()),
         lit(-1_i64),
+        lit(0_i64),
     ];
-    history_events(LogicalPlanBuilder::from(rows), layout, control)
+    row_events(rows, layout, control)
 }
 
 /// The rows of a table whose keys `events` has, as events that come where the sequence that they hold puts them; before all
@@ -282,8 +302,9 @@ pub(super) async fn current_events(
         cast(held.unwrap_or_else(|| lit(-1_i64)), layout.sequence.clone()),
         cast(lit(ScalarValue::Null), layout.sequence.clone()),
         lit(-1_i64),
+        lit(0_i64),
     ];
-    history_events(LogicalPlanBuilder::from(rows), layout, control)
+    row_events(rows, layout, control)
 }
 
 /// Deletes, at `version`, of the keys that a history has open and `events` has not.
@@ -293,37 +314,31 @@ pub(super) async fn missing_events(
     events: LogicalPlan,
     version: i64,
 ) -> Result<LogicalPlan> {
-    let keys = layout.key_names();
-    let of_source = |key: &str| format!("__alluvial_source_{key}");
-    let wanted = keys.iter().map(|key| ident(*key).alias(of_source(key)));
-    let wanted = LogicalPlanBuilder::from(events)
-        .project(wanted.collect::<Vec<_>>())?
-        .build()?;
     let open = LogicalPlanBuilder::from(history(target).await?)
         .filter(ident(END_AT).is_null())?
         .build()?;
-    let on = keys.iter().map(|key| ident(of_source(key)).eq(ident(*key)));
-    let gone = LogicalPlanBuilder::from(wanted).join_on(
-        open,
-        JoinType::RightAnti,
-        on.collect::<Vec<_>>(),
-    )?;
+    deletes_at(layout, not_of_keys(layout, open, events)?, version)
+}
+
+/// Rows of a table as deletes at `version`, before all else that the version does to their keys.
+pub(super) fn deletes_at(
+    layout: &EventLayout,
+    rows: LogicalPlan,
+    version: i64,
+) -> Result<LogicalPlan> {
     let control = [
         Op::Delete.literal(),
         cast(lit(version), layout.sequence.clone()),
         cast(lit(ScalarValue::Null), layout.sequence.clone()),
         lit(version),
+        lit(-1_i64),
     ];
-    history_events(gone, layout, control)
+    row_events(rows, layout, control)
 }
 
-/// Rows of a history as events: op, sequence, end and version are given.
-fn history_events(
-    rows: LogicalPlanBuilder,
-    layout: &EventLayout,
-    control: [Expr; 4],
-) -> Result<LogicalPlan> {
-    let [op, sequence, end, version] = control;
+/// Rows of a table as events: op, sequence, end, version and ordinal are given.
+fn row_events(rows: LogicalPlan, layout: &EventLayout, control: [Expr; 5]) -> Result<LogicalPlan> {
+    let [op, sequence, end, version, ordinal] = control;
     let mut columns: Vec<Expr> = layout
         .columns
         .iter()
@@ -334,13 +349,14 @@ fn history_events(
         sequence.alias(SEQUENCE),
         end.alias(END),
         version.alias(VERSION),
-        lit(0_i64).alias(ORDINAL),
+        ordinal.alias(ORDINAL),
     ]);
     columns.extend(layout.carries_all()?);
-    Ok(rows.project(columns)?.build()?)
+    Ok(LogicalPlanBuilder::from(rows).project(columns)?.build()?)
 }
 
-async fn history(target: &Arc<Snapshot>) -> Result<LogicalPlan> {
+/// The rows of a version of a target.
+pub(super) async fn history(target: &Arc<Snapshot>) -> Result<LogicalPlan> {
     let relation = VersionRelation::new(target).await?;
     Ok(
         LogicalPlanBuilder::scan("history", provider_as_source(Arc::new(relation)), None)?

@@ -17,6 +17,7 @@ mod apply;
 mod clauses;
 mod columns;
 mod current_rows;
+mod detect;
 mod event;
 mod event_plan;
 mod events;
@@ -37,7 +38,6 @@ mod step;
 mod sync_exec;
 mod tie;
 mod timeline;
-mod unique_exec;
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  no record of the sync ──────────────────────────────> full: create, fill or compare
-//!  recorded, and the source is the one it was ─ no newer version ─> up to date
+//!  recorded, and the source is the one it was ─ no newer version ─> up to date, but for rows that DETECT DELETES finds
 //!                                             └ newer versions ───> incremental
 //!  recorded, but there is no way on ─ ON EXPIRED ERROR ─────> POSITION_LOST
 //!                                   └ ON EXPIRED RESNAPSHOT ─> full: compare
@@ -12,15 +12,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use chrono::Utc;
-use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::ScalarValue;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::LogicalPlan;
 
-use super::apply::{Fill, apply_changes, compare, fill};
+use super::apply::{Fill, apply_changes, compare, existing, fill};
 use super::columns::SourceNature;
+use super::detect::{check_detectable, lost_events};
 use super::position::{Position, Registration};
-use super::relation::{Read, SourceRelation};
+use super::relation::{Read, scan_source};
 use super::remembering::Remembering;
 use super::report::SyncMode;
 use super::session::SyncSession;
@@ -78,6 +78,9 @@ impl<S: SyncSession> Planner<'_, S> {
 
     async fn sync(&self, target: Target) -> Result<Step> {
         let source = self.session.sync_source(&self.sync.source).await?;
+        if self.sync.detect_deletes {
+            check_detectable(self.sync, &target, source.as_ref()).await?;
+        }
         let Some(sequence) = source
             .sequence()
             .filter(|_| self.sync.sequence_by.is_none())
@@ -169,12 +172,21 @@ impl<S: SyncSession> Planner<'_, S> {
         };
         let range = match source.resolve(&bounds).await {
             Ok(range) => range,
+            // where the newest rows have been deleted there is nothing new, and what is gone is found by the keys
+            Err(Error::VersionNotFound { current, .. })
+                if self.sync.detect_deletes && !source.has_rows() =>
+            {
+                source.resolve(&ChangeBounds::since(current)).await?
+            }
             Err(Error::VersionNotFound { current, .. }) => {
+                let cause = match source.has_rows() {
+                    true => "it has been restored to an older state",
+                    false => {
+                        "it has been restored to an older state, or its newest rows have been deleted, which DETECT DELETES would find"
+                    }
+                };
                 return lost(
-                    format!(
-                        "{} is at version {current} only: it has been restored to an older state",
-                        source.name()
-                    ),
+                    format!("{} is at version {current} only: {cause}", source.name()),
                     true,
                 );
             }
@@ -194,7 +206,7 @@ impl<S: SyncSession> Planner<'_, S> {
                 true,
             );
         }
-        if range.is_empty() {
+        if range.is_empty() && !self.sync.detect_deletes {
             return Ok(Way::On(Box::new(self.up_to_date(target, &range))));
         }
         let step = self
@@ -293,16 +305,24 @@ impl<S: SyncSession> Planner<'_, S> {
         range: ChangeRange,
     ) -> Result<Step> {
         let read = Read::Changes(range);
-        let (input, relation) = self.input(source, read, range.until()).await?;
+        let (input, relation) = scan_source(source, read, range.until()).await?;
         let keys = self.keys(source.as_ref()).await?;
         let nature = nature(source.as_ref(), range).await?;
-        let setup = Setup::try_new(self.sync, &self.state, target, input, keys, &nature)?;
+        let mut setup = Setup::try_new(self.sync, &self.state, target, input, keys, &nature)?;
+        if self.sync.detect_deletes {
+            let base = existing(target)?;
+            let lost = lost_events(&setup.layout, base, source, range.until()).await?;
+            setup = setup.with_lost(lost, range.is_empty())?;
+        }
         let remembering = Remembering::load(&setup, target, false).await?;
         let mut work = apply_changes(&setup, target, remembering, None, None).await?;
         let mut step = self.up_to_date(target, &range);
-        if !relation.found().load(Ordering::Relaxed) {
+        if range.is_empty() || !relation.found().load(Ordering::Relaxed) {
             let age = Utc::now().timestamp_millis() - position.recorded.unwrap_or(0);
-            if range.until() - range.since() < MAX_VERSIONS_BEHIND && age < MAX_AGE_MILLIS {
+            let is_near = range.until() - range.since() < MAX_VERSIONS_BEHIND;
+            if range.is_empty() || (is_near && age < MAX_AGE_MILLIS) {
+                // without progress nothing is committed unless a row has been lost
+                step.work = self.sync.detect_deletes.then_some(work);
                 return Ok(step);
             }
             work.remember = None;
@@ -390,9 +410,14 @@ impl<S: SyncSession> Planner<'_, S> {
         registration: Registration,
         source: &Arc<dyn ChangeSource>,
     ) -> Result<Step> {
-        let all = ChangeBounds {
-            since: Bound::Beginning,
-            until: None,
+        let all = if source.has_rows() {
+            // its rows are enough, whatever has become of its history
+            ChangeBounds::since(source.current_version().await?)
+        } else {
+            ChangeBounds {
+                since: Bound::Beginning,
+                until: None,
+            }
         };
         let range = source.resolve(&all).await?;
         let version = range.until();
@@ -401,7 +426,7 @@ impl<S: SyncSession> Planner<'_, S> {
         } else {
             Read::Changes(range)
         };
-        let (input, _) = self.input(source, read, version).await?;
+        let (input, _) = scan_source(source, read, version).await?;
         let keys = self.keys(source.as_ref()).await?;
         let nature = nature(source.as_ref(), range).await?;
         let setup = Setup::try_new(self.sync, &self.state, target, input, keys, &nature)?;
@@ -515,23 +540,6 @@ impl<S: SyncSession> Planner<'_, S> {
             }),
             ..work
         })
-    }
-
-    async fn input(
-        &self,
-        source: &Arc<dyn ChangeSource>,
-        read: Read,
-        version: i64,
-    ) -> Result<(LogicalPlan, Arc<SourceRelation>)> {
-        let schema = source.schema(Some(version)).await?;
-        let relation = Arc::new(SourceRelation::new(Arc::clone(source), read, schema));
-        let provider = provider_as_source(Arc::clone(&relation) as _);
-        let scan = LogicalPlanBuilder::scan(
-            datafusion::common::TableReference::bare(source.name()),
-            provider,
-            None,
-        )?;
-        Ok((scan.build()?, relation))
     }
 
     async fn keys(&self, source: &dyn ChangeSource) -> Result<Vec<String>> {

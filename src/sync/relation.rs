@@ -5,9 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::TableReference;
 use datafusion::error::Result;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{
+    Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType,
+};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 
@@ -50,6 +54,19 @@ impl SourceRelation {
     pub(super) fn found(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.found)
     }
+}
+
+/// A read of a source as a plan, in the schema that it has at `version`, and its relation.
+pub(super) async fn scan_source(
+    source: &Arc<dyn ChangeSource>,
+    read: Read,
+    version: i64,
+) -> crate::Result<(LogicalPlan, Arc<SourceRelation>)> {
+    let schema = source.schema(Some(version)).await?;
+    let relation = Arc::new(SourceRelation::new(Arc::clone(source), read, schema));
+    let provider = provider_as_source(Arc::clone(&relation) as _);
+    let scan = LogicalPlanBuilder::scan(TableReference::bare(source.name()), provider, None)?;
+    Ok((scan.build()?, relation))
 }
 
 #[async_trait]

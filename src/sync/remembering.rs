@@ -125,9 +125,11 @@ async fn resolved_plan(setup: &Setup<'_>, events: &LogicalPlan) -> Result<Arc<dy
     let input = without_dynamic_filters(&setup.state)
         .create_physical_plan(events)
         .await?;
-    Ok(Arc::new(ResolveChangesExec::new(
-        input,
-        Arc::clone(&setup.layout),
-        resolution(setup),
-    )))
+    let resolve = ResolveChangesExec::new(input, Arc::clone(&setup.layout), resolution(setup));
+    let resolve = if setup.few {
+        resolve.without_estimate()
+    } else {
+        resolve
+    };
+    Ok(Arc::new(resolve))
 }

@@ -67,6 +67,8 @@ pub(super) struct ResolveChangesExec {
     input: Arc<dyn ExecutionPlan>,
     layout: Arc<EventLayout>,
     resolution: Resolution,
+    /// Whether the statistics of the input say how many rows there are.
+    estimated: bool,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -90,8 +92,17 @@ impl ResolveChangesExec {
             input,
             layout,
             resolution,
+            estimated: true,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
+        }
+    }
+
+    /// The same over an input whose statistics are no guide: a join must not take it for the larger side.
+    pub(super) fn without_estimate(self) -> Self {
+        Self {
+            estimated: false,
+            ..self
         }
     }
 
@@ -189,11 +200,15 @@ impl ExecutionPlan for ResolveChangesExec {
         self: Arc<Self>,
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(
+        let resolve = Self::new(
             children.remove(0),
             Arc::clone(&self.layout),
             self.resolution,
-        )))
+        );
+        Ok(Arc::new(Self {
+            estimated: self.estimated,
+            ..resolve
+        }))
     }
 
     fn execute(
@@ -243,6 +258,9 @@ impl ExecutionPlan for ResolveChangesExec {
         inputs: &[Arc<Statistics>],
         _: &StatisticsArgs,
     ) -> DataFusionResult<Arc<Statistics>> {
+        if !self.estimated {
+            return Ok(Arc::new(Statistics::new_unknown(&self.schema())));
+        }
         Ok(Arc::new(Statistics {
             num_rows: inputs[0].num_rows.to_inexact(),
             total_byte_size: inputs[0].total_byte_size.to_inexact(),

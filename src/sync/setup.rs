@@ -73,6 +73,8 @@ pub(super) struct Setup<'a> {
     pub layout: Arc<EventLayout>,
     pub sequence: Sequence,
     pub events: LogicalPlan,
+    /// Whether there are far fewer events than the statistics of their plan say.
+    pub few: bool,
     /// Whether the target holds the sequence of each of its rows.
     pub held: bool,
     /// Columns that the target has not yet.
@@ -142,9 +144,25 @@ impl<'a> Setup<'a> {
             layout,
             sequence,
             events,
+            few: false,
             held,
             added,
             input,
+        })
+    }
+
+    /// The same with deletes of rows that the source has lost; with nothing else where they are `alone`.
+    pub(super) fn with_lost(self, lost: LogicalPlan, alone: bool) -> Result<Self> {
+        let events = if alone {
+            lost
+        } else {
+            LogicalPlanBuilder::from(self.events).union(lost)?.build()?
+        };
+        Ok(Self {
+            events,
+            // an anti join is taken to keep all of its rows, and here it keeps hardly any
+            few: true,
+            ..self
         })
     }
 

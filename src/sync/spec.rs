@@ -134,6 +134,8 @@ pub struct Sync {
     pub(crate) storage: Storage,
     pub(crate) schema_evolution: bool,
     pub(crate) on_expired: OnExpired,
+    /// Whether rows are looked for that the source has lost without a change.
+    pub(crate) detect_deletes: bool,
     pub(crate) name: String,
     /// Whether the name was given.
     pub(crate) is_named: bool,
@@ -222,6 +224,7 @@ pub struct SyncBuilder {
     storage: Storage,
     schema_evolution: bool,
     on_expired: OnExpired,
+    detect_deletes: bool,
     name: Option<String>,
     dry_run: bool,
 }
@@ -311,6 +314,15 @@ impl SyncBuilder {
         self
     }
 
+    /// Each run also deletes the rows whose keys the source no longer has, whether or not a change says so: the keys of both
+    /// tables are compared, and no other column is read. For sources whose changes do not show all deletes, and for targets that
+    /// others write.
+    #[must_use]
+    pub fn detect_deletes(mut self) -> Self {
+        self.detect_deletes = true;
+        self
+    }
+
     /// The name under which the target remembers the position; the source's name without it.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
@@ -337,6 +349,7 @@ impl SyncBuilder {
     /// # Errors
     /// When target or source is missing, a name is empty, or options contradict each other.
     pub fn build(self) -> Result<Sync> {
+        self.check_detect_deletes()?;
         let missing = |what: &str| Error::invalid(format!("a sync needs a {what}"));
         let source = self.source.ok_or_else(|| missing("source"))?;
         let target = self.target.ok_or_else(|| missing("target"))?;
@@ -371,11 +384,33 @@ impl SyncBuilder {
             storage: self.storage,
             schema_evolution: self.schema_evolution,
             on_expired: self.on_expired,
+            detect_deletes: self.detect_deletes,
             name,
             is_named,
             dry_run: self.dry_run,
             counts_rejected: false,
         })
+    }
+
+    /// Refuses DETECT DELETES where nobody knows what is gone, or when it left.
+    fn check_detect_deletes(&self) -> Result<()> {
+        let mistake = if !self.detect_deletes {
+            return Ok(());
+        } else if self.statement == Statement::ApplyChanges {
+            "DETECT DELETES belongs to SYNC INTO; APPLY CHANGES applies what its source returns, once, and has nothing to compare the target with"
+        } else if self.storage != Storage::ScdType1 {
+            "DETECT DELETES is for SCD TYPE 1: nobody knows when a row left that the source has no longer, and a history says when; leave one of \
+             the two out"
+        } else if self.sequence_by.is_some() {
+            "DETECT DELETES does not go with SEQUENCE BY: nobody knows at which of its values a row left that the source has no longer, so a late \
+             change could not be told from a new one; leave one of the two out"
+        } else if matches!(self.source, Some(SourceSpec::Query(_))) {
+            "DETECT DELETES needs a table as its source, whose keys it compares: a query over changes sees deletes itself, and does not say \
+             which rows there are; name the table, or leave DETECT DELETES out"
+        } else {
+            return Ok(());
+        };
+        Err(Error::invalid(mistake))
     }
 }
 

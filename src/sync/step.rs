@@ -10,12 +10,11 @@ use super::position::Registration;
 use super::remembered::RememberPlan;
 use super::report::{SyncMode, SyncReport};
 use super::resolve_exec::ignored_keys;
-use super::unique_exec::RepeatedKeys;
 use crate::delta::actions::Metadata;
 use crate::delta::snapshot::Snapshot;
-use crate::delta::transaction::checkpoint_if_due;
+use crate::delta::transaction::after_commit;
 use crate::error::{Error, Result};
-use crate::merge::{CommitExec, RowCounts};
+use crate::merge::{CommitExec, RepeatedKeys, RowCounts};
 use crate::source::rejected_rows;
 
 /// One attempt at a sync.
@@ -30,7 +29,7 @@ pub(super) struct Step {
     pub evolution: Option<(Arc<Snapshot>, Metadata)>,
     /// Whether a full run is made of changes, too, some of which may change nothing.
     pub counts_ignored: bool,
-    /// Absent when there is nothing to do.
+    /// Absent when there is nothing to do; beside [`SyncMode::UpToDate`] it looks for rows that the source has lost.
     pub work: Option<Work>,
 }
 
@@ -66,7 +65,6 @@ impl Step {
         if let Some(work) = &self.work {
             let plan = commit.unwrap_or(&work.commit);
             let commit = find_commit(plan)?;
-            report.mode = self.mode;
             let rows;
             if dry_run {
                 let preview = commit.preview(context).await?;
@@ -79,6 +77,11 @@ impl Step {
                 report.count(committed.rows);
                 rows = committed.rows;
             }
+            report.mode = match self.mode {
+                // nothing was new, and rows that the source has lost were there all the same
+                SyncMode::UpToDate if rows.total() > 0 => SyncMode::Incremental,
+                mode => mode,
+            };
             report.rows_rejected = Some(rejected_rows(plan));
             if self.mode == SyncMode::Incremental || self.counts_ignored {
                 report.rows_ignored = ignored_keys(plan, &rows);
@@ -94,7 +97,7 @@ impl Step {
             && let Ok(commit) = find_commit(&work.commit)
             && Some(version) != self.target_version
         {
-            checkpoint_if_due(&commit.plan().write.target.table, version).await;
+            after_commit(&commit.plan().write.target.table, version).await;
         }
     }
 }

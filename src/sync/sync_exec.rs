@@ -24,10 +24,10 @@ use super::plan::Planner;
 use super::report::SyncReport;
 use super::spec::Sync;
 use super::step::Step;
-use super::unique_exec::RepeatedKeys;
 use crate::delta::alter::commit_metadata;
 use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
+use crate::merge::RepeatedKeys;
 
 /// How often a run is begun again after another writer got in its way.
 const MAX_ATTEMPTS: u32 = 30;

@@ -28,9 +28,9 @@ const CONCURRENT_READS: usize = 64;
 /// The files of a range, in version order.
 #[derive(Debug, Default)]
 pub(crate) struct FeedFiles {
-    /// Data files; constants: change type, version, timestamp.
+    /// Data files; constants: change type, version, timestamp, context.
     pub data: Vec<ScanFile>,
-    /// Change files; constants: version, timestamp.
+    /// Change files; constants: version, timestamp, context.
     pub cdc: Vec<ScanFile>,
 }
 
@@ -81,14 +81,15 @@ pub(crate) async fn plan_commits(
     let mut changes = Vec::new();
     let mut known = KnownFiles::new(table, since);
     for commit in commits {
-        let (version, timestamp) = (commit.version, commit.timestamp);
+        let version = commit.version;
+        let constants = commit_constants(version, commit.timestamp, commit.context());
         let silent = is_silent_merge(&commit);
         let (cdc, adds, removes) = split(commit.actions);
         let wanted = (low..=high).contains(&version);
         if wanted && !cdc.is_empty() {
             files.cdc.extend(
                 cdc.into_iter()
-                    .map(|file| change_file(file, version, timestamp)),
+                    .map(|file| change_file(file, constants.clone())),
             );
         } else if wanted && !silent {
             let paired = pair(
@@ -96,15 +97,15 @@ pub(crate) async fn plan_commits(
                 removes,
             );
             for change in paired {
-                changes.push((known.complete(change).await?, version, timestamp));
+                changes.push((known.complete(change).await?, constants.clone()));
             }
         }
         known.remember(adds);
     }
-    let scans = futures::stream::iter(changes).map(|(change, version, timestamp)| async move {
+    let scans = futures::stream::iter(changes).map(|(change, constants)| async move {
         let scanned = scan_files(table, change).await?;
         Ok::<_, Error>(scanned.into_iter().map(move |(add, rows, change_type)| {
-            data_file(add, rows, change_type, version, timestamp)
+            data_file(add, rows, change_type, constants.clone())
         }))
     });
     files.data = scans
@@ -318,18 +319,18 @@ async fn as_add(table: &DeltaTable, remove: Remove) -> Result<Add> {
 
 /// A file whose live rows are all inserted.
 pub(super) fn inserted_file(add: Add, version: i64, timestamp: i64) -> ScanFile {
-    data_file(add, RowMask::Live, ChangeType::Insert, version, timestamp)
+    let constants = commit_constants(version, timestamp, None);
+    data_file(add, RowMask::Live, ChangeType::Insert, constants)
 }
 
 fn data_file(
     add: Add,
     rows: RowMask,
     change_type: ChangeType,
-    version: i64,
-    timestamp: i64,
+    of_commit: Vec<ScalarValue>,
 ) -> ScanFile {
     let mut constants = vec![ScalarValue::from(change_type.as_str())];
-    constants.extend(commit_constants(version, timestamp));
+    constants.extend(of_commit);
     ScanFile {
         add,
         rows,
@@ -337,7 +338,7 @@ fn data_file(
     }
 }
 
-fn change_file(file: AddCdcFile, version: i64, timestamp: i64) -> ScanFile {
+fn change_file(file: AddCdcFile, constants: Vec<ScalarValue>) -> ScanFile {
     let add = Add {
         path: file.path,
         partition_values: file.partition_values,
@@ -347,13 +348,14 @@ fn change_file(file: AddCdcFile, version: i64, timestamp: i64) -> ScanFile {
     ScanFile {
         add,
         rows: RowMask::Live,
-        constants: commit_constants(version, timestamp),
+        constants,
     }
 }
 
-fn commit_constants(version: i64, timestamp: i64) -> Vec<ScalarValue> {
+fn commit_constants(version: i64, timestamp: i64, context: Option<Vec<u8>>) -> Vec<ScalarValue> {
     vec![
         ScalarValue::Int64(Some(version)),
         ScalarValue::TimestampMicrosecond(Some(timestamp), Some("UTC".into())),
+        ScalarValue::Binary(context),
     ]
 }

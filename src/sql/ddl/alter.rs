@@ -6,16 +6,18 @@ use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
 use datafusion::prelude::SessionContext;
 
-use super::{delta_table, nothing};
+use super::{delta_table, nothing, tracking};
 use crate::change::refuse_reserved_columns;
 use crate::delta::actions::Metadata;
-use crate::delta::alter::{commit_metadata, wanted_protocol, with_columns};
+use crate::delta::alter::{commit_metadata, wanted_protocol, with_columns, with_not_null};
 use crate::delta::features::check_writable;
 use crate::delta::layout::TableLayout;
 use crate::delta::properties::{
-    CONSTRAINT_PREFIX, TOMBSTONE_RETENTION, change_data_feed, interval_micros,
+    CONSTRAINT_PREFIX, ENABLE_CHANGE_DATA_FEED, PRIMARY_KEY, TOMBSTONE_RETENTION, change_data_feed,
+    interval_micros,
 };
 use crate::delta::snapshot::Snapshot;
+use crate::delta::tracking::{TRACKING_PREFIX, TrackingOptions};
 use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
 use crate::sql::parser::TableChange;
@@ -75,11 +77,136 @@ pub(crate) async fn alter_table(
     {
         check_rows(ctx, name, constraint, expression).await?;
     }
-    let Some((metadata, operation)) = changed(&snapshot, change)? else {
+    let changed = match tracking_change(ctx, name, &snapshot, &change).await? {
+        Some(changed) => changed,
+        None => changed(&snapshot, change)?,
+    };
+    let Some((metadata, operation)) = changed else {
         return nothing(ctx);
     };
     commit_metadata(&snapshot, metadata, operation).await?;
     nothing(ctx)
+}
+
+/// What the metadata becomes, and what the commit says of it; `None` when nothing changes.
+type Changed = Option<(Metadata, Operation)>;
+
+/// The changes that are about keys and change tracking, for which rows may have to be looked at; `None` for others.
+async fn tracking_change(
+    ctx: &SessionContext,
+    name: &TableReference,
+    snapshot: &Snapshot,
+    change: &TableChange,
+) -> Result<Option<Changed>> {
+    let is_tracked = snapshot.properties().tracking.is_some();
+    let changed = match change {
+        TableChange::AddPrimaryKey(keys) => Some(add_primary_key(ctx, name, snapshot, keys).await?),
+        TableChange::EnableTracking { if_not_tracked, .. } if is_tracked => {
+            if !if_not_tracked {
+                return Err(Error::invalid(format!(
+                    "change tracking of {name} is enabled already; its options are changed with ALTER TABLE {name} SET CHANGE_TRACKING (…)"
+                )));
+            }
+            None
+        }
+        TableChange::EnableTracking { options, .. } => {
+            Some(tracking::enable_tracking(ctx, name, snapshot, options.clone()).await?)
+        }
+        TableChange::SetTracking(options) => {
+            Some(tracking::set_tracking(snapshot, options.clone())?)
+        }
+        TableChange::DisableTracking { if_tracked } if !is_tracked => {
+            if !if_tracked {
+                return Err(Error::invalid(format!(
+                    "change tracking of {name} is not enabled, so it cannot be disabled"
+                )));
+            }
+            None
+        }
+        TableChange::DisableTracking { .. } => Some(tracking::disable_tracking(snapshot)),
+        TableChange::SetProperties(properties) => {
+            return feed_switched(ctx, name, snapshot, properties).await;
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(
+        changed.filter(|(metadata, _)| metadata != snapshot.metadata()),
+    ))
+}
+
+/// Databricks' way: who switches the feed of a table with a primary key has it tracked.
+async fn feed_switched(
+    ctx: &SessionContext,
+    name: &TableReference,
+    snapshot: &Snapshot,
+    properties: &HashMap<String, String>,
+) -> Result<Option<Changed>> {
+    let Some(value) = properties.get(ENABLE_CHANGE_DATA_FEED) else {
+        return Ok(None);
+    };
+    let on = value.eq_ignore_ascii_case("true");
+    let known = snapshot.properties();
+    if on == known.tracking.is_some() || (on && known.primary_key.is_empty()) {
+        return Ok(None);
+    }
+    let set = TableChange::SetProperties(properties.clone());
+    let set = changed(snapshot, set)?;
+    let (mut metadata, operation) = set.unwrap_or_else(|| {
+        (
+            snapshot.metadata().clone(),
+            Operation::new("SET TBLPROPERTIES"),
+        )
+    });
+    let (tracked, _) = if on {
+        tracking::enable_tracking(ctx, name, snapshot, TrackingOptions::default()).await?
+    } else {
+        tracking::disable_tracking(snapshot)
+    };
+    metadata
+        .configuration
+        .retain(|key, _| !key.starts_with(TRACKING_PREFIX));
+    let of_tracking = tracked.configuration.into_iter();
+    let of_tracking = of_tracking.filter(|(key, _)| key.starts_with(TRACKING_PREFIX));
+    metadata.configuration.extend(of_tracking);
+    Ok(Some(Some((metadata, operation))))
+}
+
+/// Declares the primary key of a table that has none.
+async fn add_primary_key(
+    ctx: &SessionContext,
+    name: &TableReference,
+    snapshot: &Snapshot,
+    keys: &[String],
+) -> Result<(Metadata, Operation)> {
+    let known = &snapshot.properties().primary_key;
+    if !known.is_empty() {
+        return Err(Error::invalid(format!(
+            "{name} has the primary key ({}) already",
+            known.join(", ")
+        )));
+    }
+    if let Some(key) = keys
+        .iter()
+        .enumerate()
+        .find(|(index, key)| keys[..*index].contains(key))
+    {
+        return Err(Error::invalid(format!(
+            "PRIMARY KEY has the column {:?} twice",
+            key.1
+        )));
+    }
+    let schema = with_not_null(snapshot, keys)?;
+    tracking::check_keys(ctx, name, keys).await?;
+    let mut metadata = snapshot.metadata().clone();
+    metadata.schema_string = serde_json::to_string(&schema)?;
+    let columns = serde_json::to_string(keys)?;
+    metadata
+        .configuration
+        .insert(PRIMARY_KEY.into(), columns.clone());
+    Ok((
+        metadata,
+        Operation::new("ADD CONSTRAINT").with_parameter("primaryKey", columns),
+    ))
 }
 
 /// Refuses properties that Delta does not know or this build does not honour.
@@ -91,6 +218,11 @@ pub(super) fn check_properties(properties: &HashMap<String, String>) -> Result<(
         let known = !key.starts_with("delta.")
             || key.starts_with(CONSTRAINT_PREFIX)
             || KNOWN.contains(&key.as_str());
+        if key.starts_with(TRACKING_PREFIX) || key == PRIMARY_KEY {
+            return Err(Error::invalid(format!(
+                "the table property {key:?} is not set by hand; use ALTER TABLE … ENABLE CHANGE_TRACKING, SET CHANGE_TRACKING or ADD PRIMARY KEY"
+            )));
+        }
         if !known {
             return Err(Error::invalid(format!(
                 "the table property {key:?} is not one that this build honours; it knows {}",
@@ -129,7 +261,7 @@ pub(super) fn check_properties(properties: &HashMap<String, String>) -> Result<(
 }
 
 /// The metadata after the change, and what the commit says of it; `None` when nothing changes.
-fn changed(snapshot: &Snapshot, change: TableChange) -> Result<Option<(Metadata, Operation)>> {
+fn changed(snapshot: &Snapshot, change: TableChange) -> Result<Changed> {
     let mut metadata = snapshot.metadata().clone();
     let operation = match change {
         TableChange::SetProperties(properties) => {
@@ -197,6 +329,12 @@ fn changed(snapshot: &Snapshot, change: TableChange) -> Result<Option<(Metadata,
                 )));
             }
             Operation::new("DROP CONSTRAINT").with_parameter("name", name)
+        }
+        TableChange::AddPrimaryKey(_)
+        | TableChange::EnableTracking { .. }
+        | TableChange::SetTracking(_)
+        | TableChange::DisableTracking { .. } => {
+            return Err(Error::internal("a change of tracking came the wrong way"));
         }
     };
     if change_data_feed(&metadata.configuration, &wanted_protocol(&metadata)?) {

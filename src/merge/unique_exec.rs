@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Formatter};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -28,11 +28,11 @@ use crate::error::{Error, Result};
 /// Two rows may have the same key, or one has none, or there is no memory to find out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("rows of the first copy lack a key or share one, or there was no memory to make sure")]
-pub(super) struct RepeatedKeys;
+pub(crate) struct RepeatedKeys;
 
 impl RepeatedKeys {
     /// Whether that is what went wrong.
-    pub(super) fn is_cause_of(error: &Error) -> bool {
+    pub(crate) fn is_cause_of(error: &Error) -> bool {
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
         if let Error::DataFusion(inner) = error {
             source = Some(inner.find_root());
@@ -53,11 +53,26 @@ impl RepeatedKeys {
 }
 
 /// The keys of the partitions that are done, sorted.
-type Done = Arc<Mutex<Vec<(Vec<u64>, MemoryReservation)>>>;
+#[derive(Debug, Clone, Default)]
+pub(super) struct Done(Arc<Mutex<Vec<SortedKeys>>>);
+
+type SortedKeys = (Vec<u64>, MemoryReservation);
+
+impl Done {
+    fn lock(&self) -> MutexGuard<'_, Vec<SortedKeys>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// 64 bits of every key, in no order.
+    pub(super) fn take(&self) -> Vec<u64> {
+        let lists = std::mem::take(&mut *self.lock());
+        lists.into_iter().flat_map(|(keys, _)| keys).collect()
+    }
+}
 
 /// Checks that keys are there and differ.
 #[derive(Debug)]
-pub(super) struct UniqueKeysExec {
+pub(crate) struct UniqueKeysExec {
     input: Arc<dyn ExecutionPlan>,
     keys: Vec<usize>,
     not_null: Vec<usize>,
@@ -67,8 +82,8 @@ pub(super) struct UniqueKeysExec {
 }
 
 impl UniqueKeysExec {
-    /// Checks the columns `keys` of `input`, and that there is no NULL in them and in `not_null`.
-    pub(super) fn new(
+    /// Checks the columns `keys` of `input`, and that there is no NULL in `not_null`.
+    pub(crate) fn new(
         input: Arc<dyn ExecutionPlan>,
         keys: Vec<usize>,
         not_null: Vec<usize>,
@@ -82,6 +97,11 @@ impl UniqueKeysExec {
             unfinished: Arc::new(AtomicUsize::new(partitions)),
             metrics: ExecutionPlanMetricsSet::new(),
         }
+    }
+
+    /// The keys that have passed, once all have.
+    pub(super) fn seen(&self) -> Done {
+        self.done.clone()
     }
 }
 
@@ -134,11 +154,10 @@ impl ExecutionPlan for UniqueKeysExec {
         self: Arc<Self>,
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(
-            children.remove(0),
-            self.keys.clone(),
-            self.not_null.clone(),
-        )))
+        let mut replaced = Self::new(children.remove(0), self.keys.clone(), self.not_null.clone());
+        // who waits for the keys waits for those of this one
+        replaced.done = self.done.clone();
+        Ok(Arc::new(replaced))
     }
 
     fn execute(
@@ -151,7 +170,7 @@ impl ExecutionPlan for UniqueKeysExec {
             not_null: self.not_null.clone(),
             seen: vec![],
             reservation: MemoryConsumer::new("UniqueKeysExec").register(context.memory_pool()),
-            done: Arc::clone(&self.done),
+            done: self.done.clone(),
             unfinished: Arc::clone(&self.unfinished),
             rows: MetricBuilder::new(&self.metrics).output_rows(partition),
         };
@@ -194,9 +213,9 @@ impl Check {
         self.rows.add(batch.num_rows());
         let keys = self.keys.iter().map(|index| batch.column(*index));
         let keys: Vec<ArrayRef> = keys.map(Arc::clone).collect();
-        let required = self.keys.iter().chain(&self.not_null);
-        if required
-            .into_iter()
+        if self
+            .not_null
+            .iter()
             .any(|index| batch.column(*index).null_count() > 0)
         {
             return Err(repeated());
@@ -208,20 +227,7 @@ impl Check {
                 .map_err(|_| repeated())?;
             self.seen.reserve_exact(more);
         }
-        match keys.as_slice() {
-            [only] if is_small_integer(only.data_type()) => {
-                let values = cast(only, &DataType::Int64)?;
-                let values = values.as_primitive::<Int64Type>().values();
-                self.seen
-                    .extend(values.iter().map(|value| value.cast_unsigned()));
-            }
-            _ => {
-                let start = self.seen.len();
-                self.seen.resize(start + batch.num_rows(), 0);
-                create_hashes(&keys, &RandomState::with_seed(0), &mut self.seen[start..])?;
-            }
-        }
-        Ok(())
+        key_bits(&keys, &mut self.seen)
     }
 
     fn finish(mut self) -> Result<()> {
@@ -229,7 +235,7 @@ impl Check {
         if has_repeated(&self.seen) {
             return Err(repeated());
         }
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = self.done.lock();
         done.push((self.seen, self.reservation));
         let is_last = self.unfinished.fetch_sub(1, Ordering::AcqRel) == 1;
         if is_last && have_common(&done) {
@@ -239,11 +245,30 @@ impl Check {
     }
 }
 
-fn repeated() -> Error {
+/// Appends 64 bits of each row's key: the key itself where it is an integer, else a hash.
+pub(super) fn key_bits(keys: &[ArrayRef], bits: &mut Vec<u64>) -> Result<()> {
+    match keys {
+        [only] if is_small_integer(only.data_type()) => {
+            let values = cast(only, &DataType::Int64)?;
+            let values = values.as_primitive::<Int64Type>().values();
+            bits.extend(values.iter().map(|value| value.cast_unsigned()));
+        }
+        _ => {
+            let (start, rows) = (bits.len(), keys.first().map_or(0, |key| key.len()));
+            bits.resize(start + rows, 0);
+            create_hashes(keys, &RandomState::with_seed(0), &mut bits[start..])?;
+        }
+    }
+    Ok(())
+}
+
+/// What stands for equal bits.
+pub(super) fn repeated() -> Error {
     DataFusionError::External(Box::new(RepeatedKeys)).into()
 }
 
-fn is_small_integer(data_type: &DataType) -> bool {
+/// Whether the bits of a key of this type are the key itself.
+pub(super) fn is_small_integer(data_type: &DataType) -> bool {
     data_type.is_integer() && *data_type != DataType::UInt64
 }
 

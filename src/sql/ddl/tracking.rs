@@ -1,0 +1,217 @@
+//! Change tracking of tables and of databases.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::catalog::CatalogProvider;
+use datafusion::common::{Column, TableReference};
+use datafusion::dataframe::DataFrame;
+use datafusion::functions_aggregate::expr_fn::count;
+use datafusion::logical_expr::{Expr, ident, lit};
+use datafusion::prelude::SessionContext;
+
+use super::nothing;
+use crate::delta::actions::Metadata;
+use crate::delta::alter::commit_metadata;
+use crate::delta::snapshot::Snapshot;
+use crate::delta::tracking::{TrackingOptions, disable, enable, set_options};
+use crate::delta::transaction::Operation;
+use crate::error::{Error, Result};
+use crate::merge::key_text;
+use crate::sql::catalog::{WarehouseCatalog, WarehouseSchema};
+use crate::sql::sync_session::lookup;
+use crate::sql::tracking_parser::DatabaseTracking;
+
+/// What SQL Server takes where nothing is said.
+const DEFAULT_RETENTION: &str = "interval 2 days";
+const ROWS: &str = "__alluvial_rows";
+
+/// Enables tracking in the table's metadata, once its rows are known to have different keys.
+///
+/// # Errors
+/// When the table has no primary key, or rows that share one.
+pub(super) async fn enable_tracking(
+    ctx: &SessionContext,
+    name: &TableReference,
+    snapshot: &Snapshot,
+    options: TrackingOptions,
+) -> Result<(Metadata, Operation)> {
+    let keys = &snapshot.properties().primary_key;
+    if keys.is_empty() {
+        return Err(Error::invalid(format!(
+            "{name} has no primary key, by which change tracking tells rows apart; declare one with ALTER TABLE {name} ADD PRIMARY KEY (…), or in \
+             CREATE TABLE"
+        )));
+    }
+    check_keys(ctx, name, keys).await?;
+    let mut metadata = snapshot.metadata().clone();
+    let defaults = match warehouse_of(ctx, name) {
+        Some(warehouse) => warehouse.tracking_defaults()?,
+        None => TrackingOptions::default(),
+    };
+    enable(&mut metadata, options.or(defaults));
+    Ok((metadata, Operation::new("ENABLE CHANGE TRACKING")))
+}
+
+/// Ends tracking in the table's metadata.
+pub(super) fn disable_tracking(snapshot: &Snapshot) -> (Metadata, Operation) {
+    let mut metadata = snapshot.metadata().clone();
+    disable(&mut metadata);
+    (metadata, Operation::new("DISABLE CHANGE TRACKING"))
+}
+
+/// Changes how the table is tracked.
+pub(super) fn set_tracking(
+    snapshot: &Snapshot,
+    options: TrackingOptions,
+) -> Result<(Metadata, Operation)> {
+    if snapshot.properties().tracking.is_none() {
+        return Err(Error::ChangesNotTracked {
+            table: snapshot.table().name().into(),
+        });
+    }
+    let mut metadata = snapshot.metadata().clone();
+    set_options(&mut metadata, options);
+    Ok((metadata, Operation::new("SET CHANGE TRACKING")))
+}
+
+/// Refuses rows that lack the key, or share it with another.
+///
+/// # Errors
+/// [`Error::Invalid`], naming the first.
+pub(super) async fn check_keys(
+    ctx: &SessionContext,
+    table: &TableReference,
+    keys: &[String],
+) -> Result<()> {
+    let column = |name: &String| Expr::Column(Column::from_name(name));
+    let columns: Vec<Expr> = keys.iter().map(column).collect();
+    let rows = ctx.table(table.clone()).await?;
+    let lacks = keys
+        .iter()
+        .map(|key| column(key).is_null())
+        .reduce(Expr::or);
+    if let Some(lacks) = lacks {
+        let without = rows
+            .clone()
+            .filter(lacks)?
+            .select(columns.clone())?
+            .limit(0, Some(1))?;
+        if let Some(row) = first_row(without.collect().await?) {
+            return Err(Error::invalid(format!(
+                "{table} has a row without a key: {}; fill it in or delete the row first",
+                key_text(&row, keys)
+            )));
+        }
+    }
+    let repeated = rows
+        .aggregate(columns.clone(), vec![count(lit(1_i64)).alias(ROWS)])?
+        .filter(ident(ROWS).gt(lit(1_i64)))?
+        .select(columns)?
+        .limit(0, Some(1))?;
+    match first_row(repeated.collect().await?) {
+        None => Ok(()),
+        Some(row) => Err(Error::invalid(format!(
+            "{table} has more than one row of the key {}; delete the surplus rows first, or choose another key",
+            key_text(&row, keys)
+        ))),
+    }
+}
+
+fn first_row(batches: Vec<RecordBatch>) -> Option<RecordBatch> {
+    let batch = batches.into_iter().find(|batch| batch.num_rows() > 0)?;
+    Some(batch.slice(0, 1))
+}
+
+/// The warehouse that a table is in.
+fn warehouse_of(ctx: &SessionContext, table: &TableReference) -> Option<Warehouse> {
+    let defaults = ctx.state().config_options().catalog.clone();
+    let resolved = table
+        .clone()
+        .resolve(&defaults.default_catalog, &defaults.default_schema);
+    let warehouse = Warehouse(ctx.catalog(&resolved.catalog)?);
+    let schema = warehouse.0.schema(&resolved.schema)?;
+    let schema: &dyn Any = schema.as_ref();
+    // a table registered from elsewhere is not the warehouse's
+    let is_own = schema
+        .downcast_ref::<WarehouseSchema>()
+        .is_some_and(|schema| schema.registered(&resolved.table).is_none());
+    (is_own && warehouse.catalog().is_some()).then_some(warehouse)
+}
+
+/// A catalog that may be a warehouse.
+struct Warehouse(Arc<dyn CatalogProvider>);
+
+impl Warehouse {
+    fn catalog(&self) -> Option<&WarehouseCatalog> {
+        let any: &dyn Any = self.0.as_ref();
+        any.downcast_ref()
+    }
+
+    fn tracking_defaults(&self) -> Result<TrackingOptions> {
+        let catalog = self.catalog().map(WarehouseCatalog::tracking_defaults);
+        Ok(catalog.transpose()?.flatten().unwrap_or_default())
+    }
+}
+
+/// `ALTER DATABASE … SET CHANGE_TRACKING`.
+pub(super) async fn alter_database(
+    ctx: &SessionContext,
+    database: &str,
+    change: DatabaseTracking,
+) -> Result<DataFrame> {
+    let default = ctx.state().config_options().catalog.default_catalog.clone();
+    let name = match database {
+        "current" => default.as_str(),
+        name => name,
+    };
+    let names = ctx.catalog_names().join(", ");
+    let warehouse = ctx.catalog(name).map(Warehouse).ok_or_else(|| {
+        Error::invalid(format!(
+            "there is no database {name:?}; there is {names}, and CURRENT stands for {default}"
+        ))
+    })?;
+    let catalog = warehouse.catalog().ok_or_else(|| {
+        Error::invalid(format!(
+            "the database {name} is no warehouse, and keeps no options; use ALTER TABLE … ENABLE CHANGE_TRACKING WITH (…)"
+        ))
+    })?;
+    let tracked = lookup(ctx).tracked_tables(Some(name)).await;
+    let before = catalog.tracking_defaults()?;
+    let options = match change {
+        DatabaseTracking::Off => {
+            if !tracked.is_empty() {
+                let names: Vec<String> = tracked.iter().map(|(name, _)| name.to_string()).collect();
+                return Err(Error::invalid(format!(
+                    "change tracking of {name} cannot be switched off while tables are tracked ({}); ALTER TABLE … DISABLE CHANGE_TRACKING first",
+                    names.join(", ")
+                )));
+            }
+            catalog.set_tracking_defaults(None)?;
+            return nothing(ctx);
+        }
+        DatabaseTracking::On(options) => options.or(TrackingOptions {
+            columns_updated: None,
+            retention: Some(DEFAULT_RETENTION.into()),
+            auto_cleanup: Some(true),
+        }),
+        DatabaseTracking::Change(options) => match before {
+            Some(before) => options.or(before),
+            None => {
+                return Err(Error::invalid(format!(
+                    "change tracking of {name} is off; switch it on with ALTER DATABASE {name} SET CHANGE_TRACKING = ON (…)"
+                )));
+            }
+        },
+    };
+    catalog.set_tracking_defaults(Some(&options))?;
+    for (_, table) in tracked {
+        let snapshot = table.snapshot().await?;
+        let (metadata, operation) = set_tracking(&snapshot, options.clone())?;
+        if metadata != *snapshot.metadata() {
+            commit_metadata(&snapshot, metadata, operation).await?;
+        }
+    }
+    nothing(ctx)
+}
