@@ -26,6 +26,7 @@ mod random;
 mod readme;
 mod slt;
 mod tables;
+mod tracking;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     trials.extend(histories::trials());
     trials.extend(locations::trials());
     trials.extend(files::trials());
+    trials.extend(tracking::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit()
 }
 

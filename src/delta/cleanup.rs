@@ -48,8 +48,9 @@ pub(super) async fn remove_expired_changes(snapshot: &Snapshot) -> Result<()> {
     }
     let (first, current) = (tracking.begin_version + 1, snapshot.version());
     let last = newest_until(snapshot, first, current, horizon).await?;
-    // a change file is older than the commit that names it
-    let first = newest_until(snapshot, first, last, oldest - 1).await? + 1;
+    // a change file is not younger than the commit that names it, of which only the millisecond is known
+    let before = oldest.div_euclid(1000) * 1000 - 1;
+    let first = newest_until(snapshot, first, last, before).await? + 1;
     let CommitRange::Whole(commits) = read_range(snapshot, first, last).await? else {
         return Ok(());
     };
