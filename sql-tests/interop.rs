@@ -31,12 +31,13 @@ const CASES: &[(&str, &str)] = &[
     ("types", TYPES),
     ("nested", NESTED),
     ("two words", TWO_WORDS),
+    ("tracked", TRACKED),
 ];
 
 /// The tables whose changes are compared with delta-rs' `load_cdf`. It is wrong for others: it looks for partition folders
 /// under their percent-encoded name, and where a commit without cdc files removes a file that has a deletion vector, it
 /// returns the rows deleted before. So none of these scripts empties such a file by a statement that only deletes.
-const WITH_FEED: &[&str] = &["plain", "partitioned", "copy_on_write", "types"];
+const WITH_FEED: &[&str] = &["plain", "partitioned", "copy_on_write", "types", "tracked"];
 
 const PLAIN: &str = "
 CREATE TABLE plain (id BIGINT PRIMARY KEY, name STRING NOT NULL, amount DOUBLE)
@@ -193,6 +194,25 @@ MERGE INTO "two words" AS t USING (VALUES (3, 'trois'), (4, 'quatre')) AS s(id, 
 DELETE FROM "two words" WHERE "Key" = 1
 -- 3 rows
 "#;
+
+const TRACKED: &str = "
+CREATE TABLE tracked (id BIGINT, name STRING)
+-- 0 rows
+INSERT INTO tracked VALUES (1, 'one'), (2, 'two'), (3, 'three'), (4, 'four')
+-- 4 rows
+ALTER TABLE tracked ADD PRIMARY KEY (id)
+-- 4 rows
+ALTER TABLE tracked ENABLE CHANGE_TRACKING WITH (TRACK_COLUMNS_UPDATED = ON, CHANGE_RETENTION = 2 DAYS)
+-- 4 rows
+WITH CHANGE_TRACKING_CONTEXT (0x0102) UPDATE tracked SET name = 'zwei' WHERE id = 2
+-- 4 rows
+INSERT INTO tracked VALUES (5, 'five')
+-- 5 rows
+DELETE FROM tracked WHERE id = 1
+-- 4 rows
+ALTER TABLE tracked DISABLE CHANGE_TRACKING
+-- 4 rows
+";
 
 pub(crate) fn trial() -> Trial {
     Trial::ignorable_test("interop::written_tables_read_by_others", || {

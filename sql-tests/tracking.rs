@@ -14,6 +14,7 @@ pub(super) fn trials() -> Vec<Trial> {
         Trial::test("tracking::retention", retention),
         Trial::test("tracking::cleaned-log", cleaned_log),
         Trial::test("tracking::concurrent-inserts", concurrent_inserts),
+        Trial::test("tracking::plain-sql", plain_sql),
     ]
 }
 
@@ -100,17 +101,53 @@ fn retention() -> Result<(), Failed> {
             .row_count(),
         1
     );
-    // without cleanup nothing expires
-    warehouse.run("ALTER TABLE t SET CHANGE_TRACKING (AUTO_CLEANUP = OFF)")?;
-    assert_eq!(number(&warehouse, min_valid)?, 0);
+    // what has expired stays so, whatever the retention becomes
+    warehouse.run("ALTER TABLE t SET CHANGE_TRACKING (CHANGE_RETENTION = 2 DAYS)")?;
+    assert_eq!(number(&warehouse, min_valid)?, 1);
     assert_eq!(change_files(&table)?.len(), 3);
-    warehouse.run("ALTER TABLE t SET CHANGE_TRACKING (AUTO_CLEANUP = ON)")?;
+    warehouse.run("ALTER TABLE t SET CHANGE_TRACKING (CHANGE_RETENTION = 2 HOURS)")?;
+    // a file that no commit names is VACUUM's
+    let orphan = table.join("_change_data/orphan.parquet");
+    fs::write(&orphan, "x")?;
     warehouse.run("INSERT INTO t VALUES (3, 'c')")?;
     // what was written before tracking began, and what is kept, stay
-    assert_eq!(change_files(&table)?.len(), 2);
+    assert_eq!(change_files(&table)?.len(), 3);
+    assert!(orphan.is_file());
+    assert!(table.join("_alluvial/change_tracking/cleanup.json").is_file());
     let rows = warehouse.run("SELECT * FROM CHANGETABLE(CHANGES t, 1) AS ct")?;
     assert_eq!(rows.row_count(), 2);
     refused(&warehouse, all, "CHANGES_EXPIRED")
+}
+
+/// What `ctx.sql()` of a session that Alluvial is registered with knows.
+fn plain_sql() -> Result<(), Failed> {
+    let warehouse = Warehouse::new()?;
+    warehouse.run("CREATE TABLE t (id INT PRIMARY KEY, name STRING)")?;
+    warehouse.run("ALTER TABLE t ENABLE CHANGE_TRACKING")?;
+    warehouse.run("INSERT INTO t VALUES (1, 'a'), (2, 'b')")?;
+    for (sql, rows) in [
+        ("SELECT * FROM changetable_changes('t', 0)", 2),
+        ("SELECT * FROM changetable_changes(t, 1) AS ct", 0),
+        ("SELECT * FROM changetable_version('t', (id), (2))", 1),
+        (
+            "SELECT * FROM change_tracking_tables WHERE current_version = 1",
+            1,
+        ),
+        (
+            "SELECT * FROM fn_cdc_get_all_changes('t', fn_cdc_get_min_lsn('t'), fn_cdc_get_max_lsn('t'), 'all')",
+            2,
+        ),
+        (
+            "SELECT 1 WHERE change_tracking_current_version('t') = 1 AND change_tracking_min_valid_version(object_id('t')) = 0",
+            1,
+        ),
+    ] {
+        let found =
+            crate::RUNTIME.block_on(async { warehouse.session.sql(sql).await?.count().await });
+        let found = found.map_err(|error| format!("{sql}: {error}"))?;
+        assert_eq!(found, rows, "{sql}");
+    }
+    Ok(())
 }
 
 /// A log that has been cleaned raises the minimum valid version.

@@ -1,22 +1,35 @@
 //! Removing change data that is older than a tracked table keeps it (SQL Server: `AUTO_CLEANUP`).
 //!
 //! Only change files go that a commit past the retention names: no version of the table needs them, and the changes that they tell
-//! can no longer be asked for. Files that no commit names are VACUUM's.
-
-use std::collections::HashSet;
+//! can no longer be asked for. How far that has got is remembered beside the log, so that a commit costs one look at it and one
+//! at the oldest version that is kept. Files that no commit names are VACUUM's.
 
 use chrono::Utc;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use serde::{Deserialize, Serialize};
 
 use super::actions::{Action, decode_path};
-use super::log::{CommitRange, commit_path, newest_until, read_range};
+use super::log::{CommitRange, list_commits, newest_until, read_range};
 use super::snapshot::Snapshot;
 use crate::error::Result;
 
-const CHANGE_DATA: &str = "_change_data";
+/// Where it is remembered, relative to the table; VACUUM leaves such folders alone.
+const REMEMBERED: &str = "_alluvial/change_tracking/cleanup.json";
+/// A statement clears so many versions at most; the next one goes on.
+const MAX_VERSIONS: i64 = 1000;
 const CONCURRENT_DELETES: usize = 64;
+
+/// How far clean-up has got.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Cleaned {
+    /// The table's id: one that was made anew in its place begins anew.
+    table: String,
+    /// The newest Delta version whose change data has gone.
+    version: i64,
+}
 
 /// Removes what has expired by now.
 pub(super) async fn remove_expired_changes(snapshot: &Snapshot) -> Result<()> {
@@ -26,48 +39,64 @@ pub(super) async fn remove_expired_changes(snapshot: &Snapshot) -> Result<()> {
     let Some(retention) = tracking.retention_micros() else {
         return Ok(());
     };
-    let horizon = Utc::now().timestamp_micros().saturating_sub(retention);
     let store = snapshot.table().store();
-    // what was written before tracking began is not its
-    let began = match store.head(&commit_path(tracking.begin_version)).await {
-        Ok(meta) => meta.last_modified.timestamp_micros(),
-        Err(object_store::Error::NotFound { .. }) => i64::MIN,
-        Err(error) => return Err(error.into()),
+    let done = match cleaned(store.as_ref()).await? {
+        Some(cleaned) if cleaned.table == snapshot.metadata().id => cleaned.version,
+        // what was written before tracking began is not its
+        _ => tracking.begin_version,
     };
-    let mut listed = store.list(Some(&Path::from(CHANGE_DATA)));
-    let (mut old, mut oldest) = (HashSet::new(), i64::MAX);
-    while let Some(file) = listed.try_next().await? {
-        let modified = file.last_modified.timestamp_micros();
-        if (began..=horizon).contains(&modified) {
-            oldest = oldest.min(modified);
-            old.insert(file.location);
+    let horizon = Utc::now().timestamp_micros().saturating_sub(retention);
+    let last = snapshot.version().min(done + MAX_VERSIONS);
+    let last = newest_until(snapshot, done + 1, last, horizon).await?;
+    if last <= done {
+        return Ok(());
+    }
+    let commits = match read_range(snapshot, done + 1, last).await? {
+        CommitRange::Whole(commits) => commits,
+        CommitRange::Missing(_) => {
+            // the log has been cleaned, too: nobody knows any more what those commits named
+            let kept = list_commits(snapshot.table(), done + 1).await?;
+            let first = kept.first().map_or(last + 1, |commit| commit.version);
+            match read_range(snapshot, first, last).await? {
+                CommitRange::Whole(commits) => commits,
+                CommitRange::Missing(_) => return Ok(()),
+            }
         }
-    }
-    if old.is_empty() {
-        return Ok(());
-    }
-    let (first, current) = (tracking.begin_version + 1, snapshot.version());
-    let last = newest_until(snapshot, first, current, horizon).await?;
-    // a change file is not younger than the commit that names it, of which only the millisecond is known
-    let before = oldest.div_euclid(1000) * 1000 - 1;
-    let first = newest_until(snapshot, first, last, before).await? + 1;
-    let CommitRange::Whole(commits) = read_range(snapshot, first, last).await? else {
-        return Ok(());
     };
     let mut expired = Vec::new();
     for action in commits.iter().flat_map(|commit| &commit.actions) {
         if let Action::Cdc(file) = action {
-            let path = decode_path(snapshot.table().name(), &file.path)?;
-            expired.extend(old.take(&path));
+            expired.push(decode_path(snapshot.table().name(), &file.path)?);
         }
     }
     let deletes = futures::stream::iter(expired).map(|path| {
         let store = &store;
-        async move { store.delete(&path).await }
+        async move {
+            match store.delete(&path).await {
+                // another writer was faster
+                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                answer => answer,
+            }
+        }
     });
     deletes
         .buffer_unordered(CONCURRENT_DELETES)
         .try_collect::<Vec<()>>()
         .await?;
+    let cleaned = Cleaned {
+        table: snapshot.metadata().id.clone(),
+        version: last,
+    };
+    let bytes = serde_json::to_vec(&cleaned)?;
+    store.put(&Path::from(REMEMBERED), bytes.into()).await?;
     Ok(())
+}
+
+/// What is remembered; a file that makes no sense is as good as none.
+async fn cleaned(store: &dyn ObjectStore) -> Result<Option<Cleaned>> {
+    match store.get(&Path::from(REMEMBERED)).await {
+        Ok(found) => Ok(serde_json::from_slice(&found.bytes().await?).ok()),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -171,6 +171,22 @@ async fn read_commit(store: &dyn ObjectStore, table: &str, file: &CommitFile) ->
     })
 }
 
+/// When a version was committed, in microseconds since the epoch; `None` where its commit has been cleaned away.
+pub(crate) async fn commit_timestamp(snapshot: &Snapshot, version: i64) -> Result<Option<i64>> {
+    let path = commit_path(version);
+    let meta = match snapshot.table().store().head(&path).await {
+        Ok(meta) => meta,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let file = CommitFile {
+        version,
+        modified: meta.last_modified.timestamp_millis(),
+        path,
+    };
+    timestamp_of(snapshot, &file).await.map(Some)
+}
+
 /// The newest version of `first..=last` that was committed at or before `micros`, or the one before `first`. All these commits are
 /// taken to be there; few of them are looked at.
 pub(crate) async fn newest_until(
@@ -182,21 +198,9 @@ pub(crate) async fn newest_until(
     let (mut low, mut high) = (first, last + 1);
     while low < high {
         let middle = low + (high - low) / 2;
-        let path = commit_path(middle);
-        let is_older = match snapshot.table().store().head(&path).await {
-            Ok(meta) => {
-                let file = CommitFile {
-                    version: middle,
-                    modified: meta.last_modified.timestamp_millis(),
-                    path,
-                };
-                timestamp_of(snapshot, &file).await? <= micros
-            }
-            // it has been cleaned away
-            Err(object_store::Error::NotFound { .. }) => true,
-            Err(error) => return Err(error.into()),
-        };
-        if is_older {
+        let time = commit_timestamp(snapshot, middle).await?;
+        // one that has been cleaned away is old
+        if time.is_none_or(|time| time <= micros) {
             low = middle + 1;
         } else {
             high = middle;

@@ -24,7 +24,7 @@ const RETENTION: &str = "alluvial.changeTracking.retention";
 const AUTO_CLEANUP: &str = "alluvial.changeTracking.autoCleanup";
 
 /// Stands for the version of the commit that a property is written in, which is not known before it is.
-pub(crate) const THIS_COMMIT: &str = "this commit";
+const THIS_COMMIT: &str = "this commit";
 
 /// The operation parameter of a commit that holds its context, in hexadecimal digits after `0x`.
 pub(crate) const CONTEXT_PARAMETER: &str = "changeTrackingContext";
@@ -137,9 +137,12 @@ pub(crate) fn enable(metadata: &mut Metadata, options: TrackingOptions) {
     options.write(values);
 }
 
-/// Changes how a tracked table is tracked.
-pub(crate) fn set_options(metadata: &mut Metadata, options: TrackingOptions) {
-    options.write(&mut metadata.configuration);
+/// Changes how a tracked table is tracked. What has expired by now, up to the Delta version `min_valid`, stays expired: it may
+/// have been removed.
+pub(crate) fn set_options(metadata: &mut Metadata, options: TrackingOptions, min_valid: i64) {
+    let values = &mut metadata.configuration;
+    values.insert(MIN_VALID_VERSION.into(), min_valid.to_string());
+    options.write(values);
 }
 
 /// Ends tracking; that it once began is remembered.
@@ -147,6 +150,13 @@ pub(crate) fn disable(metadata: &mut Metadata) {
     metadata
         .configuration
         .retain(|key, _| !key.starts_with(TRACKING_PREFIX) || key == BEGIN_VERSION);
+}
+
+/// Goes on counting where the table that is replaced has begun to: who follows it must find that there is a gap.
+pub(crate) fn remember_begin(replaced: &Metadata, metadata: &mut Metadata) {
+    let begin = replaced.configuration.get_key_value(BEGIN_VERSION);
+    let begin = begin.map(|(key, version)| (key.clone(), version.clone()));
+    metadata.configuration.extend(begin);
 }
 
 /// What changed before the commit that this becomes part of can no longer be asked for.
@@ -158,8 +168,10 @@ pub(crate) fn forget_changes(metadata: &mut Metadata) {
 
 /// Fills in the version of the commit.
 pub(super) fn settle(metadata: &mut Metadata, version: i64) {
-    for value in metadata.configuration.values_mut() {
-        if value == THIS_COMMIT {
+    for key in [BEGIN_VERSION, MIN_VALID_VERSION] {
+        if let Some(value) = metadata.configuration.get_mut(key)
+            && value == THIS_COMMIT
+        {
             *value = version.to_string();
         }
     }
@@ -195,8 +207,12 @@ mod tests {
                 auto_cleanup: Some(false),
                 ..Default::default()
             },
+            11,
         );
         let kept = ChangeTracking::of(&metadata.configuration).unwrap();
-        assert_eq!(kept.retention_micros(), None);
+        assert_eq!(
+            (kept.retention_micros(), kept.min_valid_version),
+            (None, 11)
+        );
     }
 }

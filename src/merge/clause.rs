@@ -95,6 +95,16 @@ impl Clauses {
         self.0.iter().any(|clause| clause.kind == kind)
     }
 
+    /// What clauses write into the column at a position.
+    pub(crate) fn values_of(&self, index: usize) -> Vec<&Expr> {
+        let values = self.0.iter().flat_map(|clause| match &clause.action {
+            ClauseAction::Update(values) | ClauseAction::Insert(values) => values.as_slice(),
+            ClauseAction::Delete => &[],
+        });
+        let of_column = values.filter(|(column, _)| *column == index);
+        of_column.map(|(_, value)| value).collect()
+    }
+
     /// Whether any clause updates rows.
     pub(crate) fn update(&self) -> bool {
         self.0

@@ -25,6 +25,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
 use super::constraint::Constraints;
 use super::insert::{base_version, schema_changed, write_target};
+use super::key_check::KeyCheck;
 use super::relation::TargetRelation;
 use super::row_format::{ACTION, FILE, ROW, RowAction, RowFormat, file_field, new_name, old_name};
 use super::write_exec::WriteSpec;
@@ -68,13 +69,14 @@ pub(crate) fn rewrite_dml(
         &statement.table_name,
         &target,
     )?;
-    let rows = match kind {
-        DmlKind::Delete { images } => delete_rows(selected, schema, images)?,
+    let (rows, assigned) = match kind {
+        DmlKind::Delete { images } => (delete_rows(selected, schema, images)?, vec![]),
         DmlKind::Update => update_rows(selected, schema)?,
     };
     let sink = RowChangeSink {
         schema: Arc::clone(rows.schema().inner()),
         kind,
+        assigned,
         target,
         rows: Arc::new(rows.clone()),
     };
@@ -131,8 +133,9 @@ fn delete_rows(selected: LogicalPlan, schema: &Schema, images: bool) -> Result<L
         .build()?)
 }
 
-/// Address, new and present values; the statement's own projection gives the new ones in the order of the table's columns.
-fn update_rows(selected: LogicalPlan, schema: &Schema) -> Result<LogicalPlan> {
+/// Address, new and present values, and the positions of the columns that are assigned to; the statement's own projection gives the
+/// new values in the order of the table's columns.
+fn update_rows(selected: LogicalPlan, schema: &Schema) -> Result<(LogicalPlan, Vec<usize>)> {
     let LogicalPlan::Projection(projection) = selected else {
         return Err(Error::internal("UPDATE without a projection"));
     };
@@ -141,10 +144,11 @@ fn update_rows(selected: LogicalPlan, schema: &Schema) -> Result<LogicalPlan> {
     let qualifier = qualifier(&file);
     let old = |field: &Field| col(Column::new(qualifier.clone(), field.name()));
     let mut values = vec![file.alias(FILE), row.alias(ROW)];
-    let mut differs: Option<Expr> = None;
+    let (mut differs, mut assigned): (Option<Expr>, Vec<usize>) = (None, vec![]);
     for (index, (field, value)) in schema.fields().iter().zip(projection.expr).enumerate() {
         let value = value.unalias();
         if value != old(field) {
+            assigned.push(index);
             let different = distinct(
                 col(new_name(index)),
                 col(old_name(index)),
@@ -173,10 +177,10 @@ fn update_rows(selected: LogicalPlan, schema: &Schema) -> Result<LogicalPlan> {
         .chain((0..width).map(|index| col(new_name(index))))
         .chain((0..width).map(|index| col(old_name(index))));
     let columns = std::iter::once(action.alias(ACTION)).chain(all);
-    Ok(LogicalPlanBuilder::from(input)
+    let rows = LogicalPlanBuilder::from(input)
         .project(values)?
-        .project(columns)?
-        .build()?)
+        .project(columns)?;
+    Ok((rows.build()?, assigned))
 }
 
 /// The columns that hold the address of a row in `plan`.
@@ -283,11 +287,36 @@ impl TableProvider for DmlTarget {
 struct RowChangeSink {
     schema: SchemaRef,
     kind: DmlKind,
+    /// The columns that an UPDATE assigns to.
+    assigned: Vec<usize>,
     target: Arc<DmlTarget>,
     rows: Arc<LogicalPlan>,
 }
 
 impl RowChangeSink {
+    /// Has the keys checked that an UPDATE changes in a table with change tracking.
+    fn check_keys(
+        &self,
+        rows: Arc<dyn ExecutionPlan>,
+        plan: &mut CommitPlan,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let Some(base) = &plan.base else {
+            return Ok(rows);
+        };
+        let (columns, properties) = (base.layout().schema(), base.properties());
+        let is_key = |index: &usize| {
+            let name = columns.field(*index).name();
+            properties.primary_key.contains(name)
+        };
+        if properties.tracking.is_none() || !self.assigned.iter().any(is_key) {
+            return Ok(rows);
+        }
+        let keys = properties.primary_key.clone();
+        let (rows, check) = KeyCheck::of_actions(rows, columns, keys, true)?;
+        plan.key_check = Some(check);
+        Ok(rows)
+    }
+
     /// How the rows of the scan that was planned last are committed.
     async fn commit_plan(
         &self,
@@ -369,7 +398,8 @@ impl TableProvider for RowChangeSink {
         _: InsertOp,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let session = Arc::new(session_state(state)?.clone());
-        let plan = self.commit_plan(&input, &session).await?;
+        let mut plan = self.commit_plan(&input, &session).await?;
+        let input = self.check_keys(input, &mut plan)?;
         let statement = DmlStatementPlan {
             sink: self.clone(),
             session,
@@ -393,7 +423,8 @@ struct DmlStatementPlan {
 impl Replan for DmlStatementPlan {
     async fn replan(&self) -> Result<Option<(Arc<dyn ExecutionPlan>, CommitPlan)>> {
         let rows = self.session.create_physical_plan(&self.sink.rows).await?;
-        let plan = self.sink.commit_plan(&rows, &self.session).await?;
+        let mut plan = self.sink.commit_plan(&rows, &self.session).await?;
+        let rows = self.sink.check_keys(rows, &mut plan)?;
         Ok(Some((rows, plan)))
     }
 }

@@ -1,4 +1,4 @@
-//! Makes sure that the rows of an INSERT have keys that no other row has, at the price of reading the target's key columns where
+//! Makes sure that the rows which a statement writes have keys that no other row has, at the price of reading the target's key columns where
 //! such keys can be.
 //!
 //! 64 bits of each inserted key are kept as the rows pass ([`UniqueKeysExec`]). When all have passed, and before the commit, the
@@ -8,10 +8,12 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch};
+use arrow::datatypes::Schema;
 use arrow::util::display::array_value_to_string;
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::dataframe::DataFrame;
+use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, ident, lit};
@@ -21,23 +23,31 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::key_collect::{KeyColumn, KeyKind, KeyPruning};
 use super::relation::{SourceRelation, TargetRelation};
-use super::unique_exec::{Done, UniqueKeysExec, is_small_integer, key_bits, repeated};
+use super::row_format::{ACTION, FILE, ROW, RowAction, new_name, old_name};
+use super::unique_exec::{
+    Done, Moved, SortedKeys, UniqueKeysExec, is_small_integer, key_bits, repeated,
+};
 use crate::delta::scan::DeltaScan;
 use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
 
 const ROWS: &str = "__alluvial_rows";
+const INSERTED: &str = "inserted";
+const PRESENT: &str = "present";
+const MARKED: &str = "marked";
 
-/// The check of one INSERT.
+/// The check of one statement.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyCheck {
-    /// The rows that are inserted, in the table's columns.
+    /// The rows as the writers take them.
     rows: Arc<dyn ExecutionPlan>,
     keys: Vec<String>,
     /// Positions of the keys among the table's columns.
     positions: Vec<usize>,
-    /// Whether the rows that are there stay.
-    keeps_rows: bool,
+    /// Whether a new key may be that of a row that is there.
+    may_be_there: bool,
+    /// Whether the rows are row changes rather than the table's columns.
+    actions: bool,
     seen: Done,
 }
 
@@ -57,7 +67,42 @@ impl KeyCheck {
             rows,
             keys,
             positions,
-            keeps_rows,
+            may_be_there: keeps_rows,
+            actions: false,
+            seen,
+        };
+        Ok((Arc::new(checked), check))
+    }
+
+    /// A check of the keys that row changes insert or change.
+    pub(super) fn of_actions(
+        rows: Arc<dyn ExecutionPlan>,
+        columns: &Schema,
+        keys: Vec<String>,
+        may_be_there: bool,
+    ) -> Result<(Arc<dyn ExecutionPlan>, Self)> {
+        let schema = rows.schema();
+        let positions = keys.iter().map(|key| columns.index_of(key));
+        let positions = positions.collect::<Result<Vec<_>, _>>()?;
+        let new = positions
+            .iter()
+            .map(|index| schema.index_of(&new_name(*index)));
+        let new = new.collect::<Result<Vec<_>, _>>()?;
+        let present = positions
+            .iter()
+            .map(|index| schema.index_of(&old_name(*index)));
+        let moved = Moved {
+            action: schema.index_of(ACTION)?,
+            present: present.collect::<Result<Vec<_>, _>>().unwrap_or_default(),
+        };
+        let checked = UniqueKeysExec::new(Arc::clone(&rows), new, vec![]).of_moved(moved);
+        let seen = checked.seen();
+        let check = Self {
+            rows,
+            keys,
+            positions,
+            may_be_there,
+            actions: true,
             seen,
         };
         Ok((Arc::new(checked), check))
@@ -79,11 +124,7 @@ impl KeyCheck {
         context: &Arc<TaskContext>,
     ) -> Result<()> {
         let inserted = Inserted::new(self.seen.take());
-        let (Some(least), Some(greatest)) = (inserted.sorted.first(), inserted.sorted.last())
-        else {
-            return Ok(());
-        };
-        if !self.keeps_rows {
+        if inserted.sorted.is_empty() || !self.may_be_there {
             return Ok(());
         }
         let mut scan = DeltaScan::of_snapshot(base).await?;
@@ -94,26 +135,27 @@ impl KeyCheck {
             && is_small_integer(field.data_type())
         {
             // for these the bits are the value
-            let value = |bits: &u64| {
-                ScalarValue::Int64(Some(bits.cast_signed())).cast_to(field.data_type())
-            };
+            let keys: Vec<i64> = inserted
+                .sorted
+                .iter()
+                .map(|bits| bits.cast_signed())
+                .collect();
+            let value = |key: &i64| ScalarValue::Int64(Some(*key)).cast_to(field.data_type());
             let column = || ident(field.name());
-            if let (Ok(least), Ok(greatest)) = (value(least), value(greatest)) {
-                filters.push(column().gt_eq(lit(least)));
-                filters.push(column().lt_eq(lit(greatest)));
+            if let (Some(least), Some(greatest)) = (keys.iter().min(), keys.iter().max()) {
+                filters.push(column().gt_eq(lit(value(least)?)));
+                filters.push(column().lt_eq(lit(value(greatest)?)));
             }
             let mut order = layout
                 .data_columns()
                 .chain(layout.partition_columns().iter().copied());
             if let Some(statistics) = order.position(|index| index == *position) {
-                let keys = inserted.sorted.iter().map(|bits| bits.cast_signed());
                 let column = KeyColumn {
                     source: 0,
                     statistics,
                     kind: KeyKind::Integer,
                 };
-                scan.runtime_pruning =
-                    Some(Arc::new(KeyPruning::known(column, keys.collect())) as _);
+                scan.runtime_pruning = Some(Arc::new(KeyPruning::known(column, keys)) as _);
             }
         }
         let plan = scan
@@ -145,37 +187,31 @@ impl KeyCheck {
         base: &Arc<Snapshot>,
         session: &Arc<SessionState>,
     ) -> Result<()> {
-        let inserted = || -> Result<LogicalPlanBuilder> {
-            let rows = SourceRelation::new(self.rows_again()?, None);
-            let rows = provider_as_source(Arc::new(rows));
-            Ok(LogicalPlanBuilder::scan("inserted", rows, None)?)
-        };
         let of = |relation: &'static str| {
             let columns = self.keys.iter();
             columns.map(move |key| Expr::Column(Column::new(Some(relation), key)))
         };
-        let twice = inserted()?
-            .aggregate(of("inserted"), vec![count(lit(1_i64)).alias(ROWS)])?
+        let twice = self
+            .new_keys()?
+            .aggregate(of(INSERTED), vec![count(lit(1_i64)).alias(ROWS)])?
             .filter(ident(ROWS).gt(lit(1_i64)))?
-            .project(of("inserted"))?;
+            .project(of(INSERTED))?;
         self.refuse_any(
             base,
             session,
             twice.build()?,
-            "the statement inserts it twice",
+            "the statement writes that key twice",
         )
         .await?;
-        if !self.keeps_rows {
+        if !self.may_be_there {
             return Ok(());
         }
-        let present = TargetRelation::new(DeltaScan::of_snapshot(base).await?);
-        let present = provider_as_source(Arc::new(present));
-        let present = LogicalPlanBuilder::scan("present", present, None)?.build()?;
-        let equal = of("inserted").zip(of("present"));
+        let equal = of(INSERTED).zip(of(PRESENT));
         let equal = equal.map(|(inserted, present)| inserted.eq(present));
-        let both = inserted()?
-            .join_on(present, JoinType::Inner, equal)?
-            .project(of("inserted"))?;
+        let both = self
+            .new_keys()?
+            .join_on(self.rows_that_stay(base).await?, JoinType::Inner, equal)?
+            .project(of(INSERTED))?;
         self.refuse_any(
             base,
             session,
@@ -183,6 +219,48 @@ impl KeyCheck {
             "the table has that key already",
         )
         .await
+    }
+
+    fn scan_rows(&self, name: &str) -> Result<LogicalPlanBuilder> {
+        let rows = SourceRelation::new(self.rows_again()?, None);
+        let rows = provider_as_source(Arc::new(rows));
+        Ok(LogicalPlanBuilder::scan(name, rows, None)?)
+    }
+
+    /// The keys of all rows that are written.
+    fn new_keys(&self) -> Result<LogicalPlanBuilder> {
+        let rows = self.scan_rows(INSERTED)?;
+        if !self.actions {
+            return Ok(rows);
+        }
+        let keys = self.positions.iter().zip(&self.keys);
+        let keys = keys.map(|(index, key)| ident(new_name(*index)).alias(key));
+        let written = [RowAction::Insert, RowAction::Update].map(RowAction::literal);
+        Ok(rows
+            .filter(ident(ACTION).in_list(written.to_vec(), false))?
+            .project(keys.collect::<Vec<_>>())?
+            .alias(INSERTED)?)
+    }
+
+    /// The rows of the table that the statement leaves where they are.
+    async fn rows_that_stay(&self, base: &Arc<Snapshot>) -> Result<LogicalPlan> {
+        let present = TargetRelation::new(DeltaScan::of_snapshot(base).await?);
+        let present = provider_as_source(Arc::new(present));
+        let present = LogicalPlanBuilder::scan(PRESENT, present, None)?;
+        if !self.actions {
+            return Ok(present.build()?);
+        }
+        let marked = [RowAction::Update, RowAction::Delete].map(RowAction::literal);
+        let marks = self
+            .scan_rows(MARKED)?
+            .filter(ident(ACTION).in_list(marked.to_vec(), false))?
+            .project([ident(FILE), ident(ROW)])?
+            .build()?;
+        let same = [FILE, ROW].map(|name| {
+            let of = |relation| Expr::Column(Column::new(Some(relation), name));
+            of(PRESENT).eq(of(MARKED))
+        });
+        Ok(present.join_on(marks, JoinType::LeftAnti, same)?.build()?)
     }
 
     async fn refuse_any(
@@ -221,13 +299,21 @@ pub(crate) fn key_text(row: &RecordBatch, keys: &[String]) -> String {
 /// The bits of the inserted keys.
 struct Inserted {
     sorted: Vec<u64>,
+    /// What the keys hold of the memory, as long as they live.
+    _reserved: Vec<MemoryReservation>,
     /// A bit for each key, so that most of the others are known at a glance.
     marks: Vec<u64>,
     shift: u32,
 }
 
 impl Inserted {
-    fn new(mut sorted: Vec<u64>) -> Self {
+    fn new(lists: Vec<SortedKeys>) -> Self {
+        let (lists, reserved): (Vec<_>, Vec<_>) = lists.into_iter().unzip();
+        let mut lists = lists.into_iter();
+        let mut sorted = lists.next().unwrap_or_default();
+        for list in lists {
+            sorted.extend(list);
+        }
         sorted.sort_unstable();
         let bits = (sorted.len().max(64) * 16).next_power_of_two();
         let shift = 64 - bits.trailing_zeros();
@@ -235,6 +321,7 @@ impl Inserted {
             marks: vec![0; bits / 64],
             shift,
             sorted: vec![],
+            _reserved: reserved,
         };
         for key in &sorted {
             let mark = inserted.mark(*key);
@@ -276,12 +363,16 @@ impl Inserted {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, UnboundedMemoryPool};
+
     use super::*;
 
     #[test]
     fn inserted_keys_are_found_and_others_are_not() {
         let keys: Vec<u64> = (0..1000).map(|number| number * 7).collect();
-        let inserted = Inserted::new(keys);
+        let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+        let reservation = || MemoryConsumer::new("test").register(&pool);
+        let inserted = Inserted::new(vec![(keys, reservation())]);
         for number in 0..7000 {
             assert_eq!(inserted.contains(number), number % 7 == 0, "{number}");
         }

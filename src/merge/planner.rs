@@ -1,5 +1,6 @@
 //! Plans a MERGE on the newest version of its target, again if need be.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -18,6 +19,7 @@ use super::clause::{Clauses, refuse_subquery};
 use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
 use super::constraint::Constraints;
 use super::insert::{base_version, schema_changed, write_target};
+use super::key_check::KeyCheck;
 use super::key_collect::{KeyColumn, KeyKind, KeyPruning};
 use super::relation::{SourceRelation, TargetRelation};
 use super::row_format::RowFormat;
@@ -137,20 +139,68 @@ impl MergeStatement {
             .await?;
         let constraints = Constraints::try_new(&target, &self.session)?;
         let unique_matches = clauses.unique_matches();
-        Ok((
-            rows,
-            self.commit_plan(
-                snapshot,
-                WriteSpec {
-                    target,
-                    format,
-                    constraints,
-                    change_rows,
-                    unique_matches,
-                },
-                scanned,
-            ),
-        ))
+        let (rows, key_check) = self.key_check(rows, &snapshot, &clauses)?;
+        let write = WriteSpec {
+            target,
+            format,
+            constraints,
+            change_rows,
+            unique_matches,
+        };
+        let plan = self.commit_plan(snapshot, write, scanned);
+        Ok((rows, CommitPlan { key_check, ..plan }))
+    }
+
+    /// Has the keys checked that the rows bring into a table with change tracking.
+    fn key_check(
+        &self,
+        rows: Arc<dyn ExecutionPlan>,
+        snapshot: &Snapshot,
+        clauses: &Clauses,
+    ) -> Result<(Arc<dyn ExecutionPlan>, Option<KeyCheck>)> {
+        let columns = snapshot.layout().schema();
+        let keys = &snapshot.properties().primary_key;
+        let positions: Vec<usize> = keys
+            .iter()
+            .filter_map(|key| columns.index_of(key).ok())
+            .collect();
+        let values = |index: usize| clauses.values_of(index);
+        let writes_keys = positions.iter().any(|index| !values(*index).is_empty());
+        if snapshot.properties().tracking.is_none() || !writes_keys {
+            return Ok((rows, None));
+        }
+        // where rows are matched by the key, and by nothing else, one that is not matched is not there
+        let matched = self.matched_columns();
+        let is_matched = |index: &usize| {
+            let source = matched.as_ref().and_then(|matched| matched.get(index));
+            source.is_some_and(|source| {
+                let mut values = values(*index).into_iter();
+                values.all(|value| self.position(value) == Some(*source))
+            })
+        };
+        let by_key = matched
+            .as_ref()
+            .is_some_and(|matched| matched.len() == positions.len());
+        let may_be_there = !by_key || !positions.iter().all(is_matched);
+        let (rows, check) = KeyCheck::of_actions(rows, columns, keys.clone(), may_be_there)?;
+        Ok((rows, Some(check)))
+    }
+
+    /// The source's column that ON compares each of the target's with; `None` where ON is anything but such comparisons.
+    fn matched_columns(&self) -> Option<HashMap<usize, usize>> {
+        let pair = |expression: &Expr| {
+            let Expr::BinaryExpr(BinaryExpr {
+                left,
+                op: Operator::Eq,
+                right,
+            }) = expression
+            else {
+                return None;
+            };
+            let (left, right) = (self.position(left)?, self.position(right)?);
+            Some((left.min(right), left.max(right)))
+        };
+        split_conjunction(&self.on).into_iter().map(pair).collect()
     }
 
     fn commit_plan(

@@ -1,16 +1,17 @@
 //! Passes rows on and makes sure that no two have the same key, at the price of eight bytes a row.
 //!
-//! A first copy has no use for sorting: its rows have different keys, or something is wrong. So 64 bits of each key are kept, the
-//! key itself where it is an integer, and looked through for equal ones at the end. Equal bits end the copy with
-//! [`RepeatedKeys`], as a NULL does; what is wrong, and which of the rows counts, the slower way finds out.
+//! A first copy, and an INSERT into a tracked table, have no use for sorting: their rows have different keys, or something is wrong.
+//! So 64 bits of each key are kept, the key itself where it is an integer, and looked through for equal ones at the end. Equal bits
+//! end the statement with [`RepeatedKeys`], as a NULL does where there may be none; what is wrong, the slower way finds out.
 
 use std::fmt::{self, Formatter};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int8Array, RecordBatch};
+use arrow::compute::kernels::cmp::{distinct, eq};
+use arrow::compute::{and, cast, filter, or};
+use arrow::datatypes::{DataType, Int8Type, Int64Type};
 use datafusion::common::hash_utils::{RandomState, create_hashes};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
@@ -23,11 +24,12 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::{StreamExt, stream};
 
+use super::row_format::RowAction;
 use crate::error::{Error, Result};
 
 /// Two rows may have the same key, or one has none, or there is no memory to find out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("rows of the first copy lack a key or share one, or there was no memory to make sure")]
+#[error("rows lack a key or share one, or there was no memory to make sure; report the statement")]
 pub(crate) struct RepeatedKeys;
 
 impl RepeatedKeys {
@@ -56,17 +58,40 @@ impl RepeatedKeys {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Done(Arc<Mutex<Vec<SortedKeys>>>);
 
-type SortedKeys = (Vec<u64>, MemoryReservation);
+pub(super) type SortedKeys = (Vec<u64>, MemoryReservation);
 
 impl Done {
     fn lock(&self) -> MutexGuard<'_, Vec<SortedKeys>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// 64 bits of every key, in no order.
-    pub(super) fn take(&self) -> Vec<u64> {
-        let lists = std::mem::take(&mut *self.lock());
-        lists.into_iter().flat_map(|(keys, _)| keys).collect()
+    /// 64 bits of every key, in lists that are sorted, and what they hold of the memory.
+    pub(super) fn take(&self) -> Vec<SortedKeys> {
+        std::mem::take(&mut *self.lock())
+    }
+}
+
+/// Which row changes put a key where none was: inserts, and updates that change it.
+#[derive(Debug, Clone)]
+pub(super) struct Moved {
+    /// The column with the [`RowAction`].
+    pub action: usize,
+    /// The columns of the present keys; empty where they are not known, so that each update counts.
+    pub present: Vec<usize>,
+}
+
+impl Moved {
+    fn select(&self, batch: &RecordBatch, keys: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
+        let actions = batch.column(self.action).as_primitive::<Int8Type>();
+        let is = |action: RowAction| eq(actions, &Int8Array::new_scalar(action as i8));
+        let mut changed = BooleanArray::from(vec![self.present.is_empty(); batch.num_rows()]);
+        for (key, present) in keys.iter().zip(&self.present) {
+            changed = or(&changed, &distinct(key, batch.column(*present))?)?;
+        }
+        let updated = and(&is(RowAction::Update)?, &changed)?;
+        let moved = or(&is(RowAction::Insert)?, &updated)?;
+        let selected = keys.iter().map(|key| filter(key, &moved));
+        Ok(selected.collect::<Result<_, _>>()?)
     }
 }
 
@@ -75,6 +100,8 @@ impl Done {
 pub(crate) struct UniqueKeysExec {
     input: Arc<dyn ExecutionPlan>,
     keys: Vec<usize>,
+    /// Which rows are looked at where these are row changes; all others.
+    moved: Option<Moved>,
     not_null: Vec<usize>,
     done: Done,
     unfinished: Arc<AtomicUsize>,
@@ -92,10 +119,19 @@ impl UniqueKeysExec {
         Self {
             input,
             keys,
+            moved: None,
             not_null,
             done: Done::default(),
             unfinished: Arc::new(AtomicUsize::new(partitions)),
             metrics: ExecutionPlanMetricsSet::new(),
+        }
+    }
+
+    /// Looks only at these of the rows.
+    pub(super) fn of_moved(self, moved: Moved) -> Self {
+        Self {
+            moved: Some(moved),
+            ..self
         }
     }
 
@@ -157,6 +193,7 @@ impl ExecutionPlan for UniqueKeysExec {
         let mut replaced = Self::new(children.remove(0), self.keys.clone(), self.not_null.clone());
         // who waits for the keys waits for those of this one
         replaced.done = self.done.clone();
+        replaced.moved.clone_from(&self.moved);
         Ok(Arc::new(replaced))
     }
 
@@ -167,6 +204,7 @@ impl ExecutionPlan for UniqueKeysExec {
     ) -> DataFusionResult<SendableRecordBatchStream> {
         let check = Check {
             keys: self.keys.clone(),
+            moved: self.moved.clone(),
             not_null: self.not_null.clone(),
             seen: vec![],
             reservation: MemoryConsumer::new("UniqueKeysExec").register(context.memory_pool()),
@@ -200,6 +238,7 @@ impl ExecutionPlan for UniqueKeysExec {
 /// The work on one partition.
 struct Check {
     keys: Vec<usize>,
+    moved: Option<Moved>,
     not_null: Vec<usize>,
     seen: Vec<u64>,
     reservation: MemoryReservation,
@@ -212,7 +251,11 @@ impl Check {
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         self.rows.add(batch.num_rows());
         let keys = self.keys.iter().map(|index| batch.column(*index));
-        let keys: Vec<ArrayRef> = keys.map(Arc::clone).collect();
+        let mut keys: Vec<ArrayRef> = keys.map(Arc::clone).collect();
+        if let Some(moved) = &self.moved {
+            keys = moved.select(batch, keys)?;
+        }
+        let rows = keys.first().map_or(0, |key| key.len());
         if self
             .not_null
             .iter()
@@ -220,8 +263,8 @@ impl Check {
         {
             return Err(repeated());
         }
-        if self.seen.len() + batch.num_rows() > self.seen.capacity() {
-            let more = self.seen.capacity().max(batch.num_rows());
+        if self.seen.len() + rows > self.seen.capacity() {
+            let more = self.seen.capacity().max(rows);
             self.reservation
                 .try_grow(more * size_of::<u64>())
                 .map_err(|_| repeated())?;

@@ -14,10 +14,10 @@ use arrow::datatypes::Schema;
 use self::change::ExpectedVersion;
 use self::suite::check;
 use super::tracked::{ScriptedChange, ScriptedTable};
-use super::{ChangeFiles, DeltaFeed, DeltaTracking, Tracked};
+use super::{ChangeFiles, ChangeSource, DeltaFeed, DeltaTracking, Tracked};
 use crate::change::ChangeType;
 use crate::delta::DeltaTable;
-use crate::sql::{SessionBuilder, SessionContextExt};
+use crate::sql::{SessionBuilder, SessionContextExt, SourceTable};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delta_tables_conform() {
@@ -91,6 +91,74 @@ async fn delta_tables_with_change_tracking_conform() {
     ];
     let tracking = DeltaTracking::new(table.unwrap());
     check(Arc::new(Tracked(tracking)), &expected).await;
+}
+
+/// Runs the statements, and returns the source that the last one has made by the name `s`.
+async fn source_of(folder: &std::path::Path, statements: &[&str]) -> Arc<dyn ChangeSource> {
+    let session = SessionBuilder::new().with_warehouse(folder);
+    let ctx = session.build().unwrap();
+    for sql in statements {
+        let done = ctx.alluvial_sql(sql).await.unwrap();
+        done.collect().await.unwrap();
+    }
+    let provider = ctx.table_provider("s").await.unwrap();
+    SourceTable::of(provider.as_ref()).unwrap().source()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_with_a_version_column_conform() {
+    let folder = tempfile::tempdir().unwrap();
+    let statements = [
+        "CREATE TABLE t (id BIGINT, name STRING, at BIGINT, gone BOOLEAN)",
+        "INSERT INTO t VALUES (1, 'a', 1, false), (2, 'b', 1, NULL), (3, NULL, 4, false), (4, 'd', 7, true)",
+        "CREATE EXTERNAL TABLE s STORED AS VERSIONED OPTIONS (table 't', version 'at', key 'id', deleted 'gone')",
+    ];
+    let source = source_of(folder.path(), &statements).await;
+    let expected = [
+        ExpectedVersion::new(
+            1,
+            &[
+                "upsert id=1 name=a at=1 gone=false",
+                "upsert id=2 name=b at=1",
+            ],
+        ),
+        ExpectedVersion::new(4, &["upsert id=3 at=4 gone=false"]),
+        ExpectedVersion::new(7, &["delete id=4 name=d at=7 gone=true"]),
+    ];
+    check(source, &expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_dumps_conform() {
+    let folder = tempfile::tempdir().unwrap();
+    let dumps = folder.path().join("dumps");
+    std::fs::create_dir(&dumps).unwrap();
+    for (name, rows) in [
+        ("1.csv", "1,a\n2,b\n"),
+        ("2.csv", "1,A\n2,b\n3,\n"),
+        ("3.csv", "3,\n1,A\n"),
+    ] {
+        std::fs::write(dumps.join(name), format!("id,name\n{rows}")).unwrap();
+    }
+    let create = format!(
+        "CREATE EXTERNAL TABLE s STORED AS SNAPSHOTS LOCATION '{}' OPTIONS (format 'csv', key 'id')",
+        dumps.display()
+    );
+    let warehouse = folder.path().join("warehouse");
+    let source = source_of(&warehouse, &[&create]).await;
+    let expected = [
+        ExpectedVersion::new(1, &["insert id=1 name=a", "insert id=2 name=b"]),
+        ExpectedVersion::new(
+            2,
+            &[
+                "update_preimage id=1 name=a",
+                "update_postimage id=1 name=A",
+                "insert id=3",
+            ],
+        ),
+        ExpectedVersion::new(3, &["delete id=2 name=b"]),
+    ];
+    check(source, &expected).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

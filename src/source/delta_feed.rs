@@ -178,8 +178,15 @@ impl DeltaFeed {
         current: &Snapshot,
     ) -> Result<()> {
         let age = Utc::now().timestamp_micros() - oldest_commit;
+        let properties = current.properties();
+        // change data that has expired is removed long before VACUUM would
+        let cleans_up = properties
+            .tracking
+            .as_ref()
+            .is_some_and(|tracking| tracking.retention_micros().is_some());
         if files.len() > ALWAYS_CHECKED_FILES
-            && age <= current.properties().deleted_file_retention_micros
+            && age <= properties.deleted_file_retention_micros
+            && !cleans_up
         {
             return Ok(());
         }

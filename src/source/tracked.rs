@@ -81,6 +81,11 @@ pub(crate) trait TrackedTable: Debug + Send + Sync {
         Ok(None)
     }
 
+    /// Says what is missing of a range that begins before the oldest version that is kept, where it knows better than that.
+    async fn check_kept(&self, _: &ChangeRange) -> Result<()> {
+        Ok(())
+    }
+
     /// Plans the read of a range that lies within [`Self::bounds`]: the columns of [`change_schema`] over [`Self::columns`].
     async fn changes(
         &self,
@@ -114,7 +119,10 @@ pub(crate) trait TrackedTable: Debug + Send + Sync {
 pub(crate) struct Tracked<T>(pub T);
 
 impl<T: TrackedTable> Tracked<T> {
-    fn expired(&self, range: &ChangeRange, bounds: VersionBounds) -> Error {
+    async fn expired(&self, range: &ChangeRange, bounds: VersionBounds) -> Error {
+        if let Err(error) = self.0.check_kept(range).await {
+            return error;
+        }
         let requested = match range.from_creation() {
             true => "NULL".into(),
             false => range.since().to_string(),
@@ -184,7 +192,7 @@ impl<T: TrackedTable> ChangeSource for Tracked<T> {
         }
         let range = bounds.resolve(&clock)?;
         if range.since() < versions.min_valid && !versions.reaches_creation {
-            return Err(self.expired(&range, versions));
+            return Err(self.expired(&range, versions).await);
         }
         Ok(range)
     }

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::sync::LazyLock;
 use std::sync::mpsc;
 
-use futures::FutureExt;
 use tokio::runtime::{Builder, Runtime, RuntimeFlavor};
 
 use crate::error::{Error, Result};
@@ -18,18 +17,13 @@ static HELPER: LazyLock<std::io::Result<Runtime>> = LazyLock::new(|| {
         .build()
 });
 
-/// Runs the future to its end: at once if it does not wait, otherwise on a runtime kept for that.
+/// Runs the future to its end, on a runtime kept for that.
 ///
 /// # Errors
 /// The future's own, and when there is no thread to be had.
 pub(crate) fn block_on<T: Send + 'static, F: Future<Output = Result<T>> + Send + 'static>(
     make: impl Fn() -> F + Send + 'static,
 ) -> Result<T> {
-    if tokio::runtime::Handle::try_current().is_ok()
-        && let Some(ready) = make().now_or_never()
-    {
-        return ready;
-    }
     let helper = HELPER.as_ref().map_err(Error::internal)?;
     let (sender, receiver) = mpsc::channel();
     helper.spawn(async move {

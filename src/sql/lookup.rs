@@ -6,10 +6,14 @@ use std::sync::Arc;
 use datafusion::catalog::{CatalogProviderList, SchemaProvider};
 use datafusion::common::TableReference;
 use datafusion::common::config::CatalogOptions;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::catalog::{WarehouseSchema, delta_table_of};
 use crate::delta::DeltaTable;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// How many tables are looked at at once.
+const CONCURRENT_READS: usize = 64;
 
 /// The catalogs of a session, and which of them names are in that do not say.
 #[derive(Clone)]
@@ -37,7 +41,13 @@ impl Lookup {
             &self.defaults.default_schema,
         );
         let catalog = self.catalogs.catalog(&resolved.catalog)?;
-        let schema = catalog.schema(&resolved.schema)?;
+        let schema = match catalog.schema(&resolved.schema) {
+            // what SQL Server calls the schema of tables without one
+            None if resolved.schema.as_ref() == "dbo" => {
+                catalog.schema(&self.defaults.default_schema)?
+            }
+            found => found?,
+        };
         Some((schema, resolved.table.to_string()))
     }
 
@@ -90,19 +100,30 @@ impl Lookup {
     }
 
     /// Those of them with change tracking.
+    ///
+    /// # Errors
+    /// When one cannot be read: nobody knows whether it is tracked.
     pub(crate) async fn tracked_tables(
         &self,
         catalog: Option<&str>,
-    ) -> Vec<(TableReference, DeltaTable)> {
-        let mut tracked = Vec::new();
-        for (name, table) in self.delta_tables(catalog).await {
-            // a table that cannot be read is not tracked
-            if let Ok(snapshot) = table.snapshot().await
-                && snapshot.properties().tracking.is_some()
-            {
-                tracked.push((name, table));
+    ) -> Result<Vec<(TableReference, DeltaTable)>> {
+        let tables = stream::iter(self.delta_tables(catalog).await);
+        let tables = tables.map(|(name, table)| async move {
+            match table.snapshot().await {
+                Ok(snapshot) => Ok(snapshot
+                    .properties()
+                    .tracking
+                    .is_some()
+                    .then_some((name, table))),
+                // it has been dropped meanwhile
+                Err(Error::TableNotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
             }
-        }
-        tracked
+        });
+        let tables = tables.buffered(CONCURRENT_READS);
+        tables
+            .try_filter_map(|tracked| std::future::ready(Ok(tracked)))
+            .try_collect()
+            .await
     }
 }

@@ -43,4 +43,6 @@ pub use delta_table::DeltaTableProvider;
 pub use factory::DeltaTableFactory;
 pub use parser::parse_sync;
 pub use session::{SessionBuilder, SessionContextExt};
+#[cfg(test)]
+pub(crate) use source_table::SourceTable;
 pub use split::{SplitError, Statement, split_statements};

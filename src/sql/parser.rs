@@ -79,7 +79,7 @@ pub(crate) struct CreateTable {
 }
 
 /// What `ALTER TABLE` changes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum TableChange {
     SetProperties(HashMap<String, String>),
     UnsetProperties {

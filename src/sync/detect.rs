@@ -9,7 +9,8 @@
 use std::sync::Arc;
 
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, ident, lit};
+use datafusion::functions_aggregate::expr_fn::max;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, ident, lit, when};
 
 use super::event::EventLayout;
 use super::event_plan::{as_type, column, deletes_at, history, not_of_keys};
@@ -17,7 +18,8 @@ use super::relation::{Read, scan_source};
 use super::setup::Target;
 use super::spec::Sync;
 use crate::change::{
-    Bound, CHANGE_ORDINAL, CHANGE_TYPE, ChangeBounds, ChangeRange, ChangeType, VersionClock,
+    Bound, CHANGE_ORDINAL, CHANGE_TYPE, COMMIT_VERSION, ChangeBounds, ChangeRange, ChangeType,
+    VersionClock,
 };
 use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
@@ -87,10 +89,7 @@ async fn source_keys(
     } else {
         let all = everything(source.as_ref()).await?;
         let (changes, _) = scan_source(source, Read::Changes(all), version).await?;
-        let gone = [ChangeType::Delete, ChangeType::UpdatePreimage].map(|kind| lit(kind.as_str()));
-        LogicalPlanBuilder::from(changes)
-            .filter(ident(CHANGE_TYPE).in_list(gone.to_vec(), true))?
-            .build()?
+        latest_there(layout, changes)?
     };
     let schema = Arc::clone(rows.schema());
     let keys = layout.keys.iter().map(|index| {
@@ -101,6 +100,31 @@ async fn source_keys(
     });
     let keys = keys.collect::<Result<Vec<Expr>>>()?;
     Ok(LogicalPlanBuilder::from(rows).project(keys)?.build()?)
+}
+
+/// The keys whose latest change is no delete.
+fn latest_there(layout: &EventLayout, changes: LogicalPlan) -> Result<LogicalPlan> {
+    const WRITTEN: &str = "__alluvial_written";
+    const DELETED: &str = "__alluvial_deleted";
+    let gone = [ChangeType::Delete, ChangeType::UpdatePreimage].map(|kind| lit(kind.as_str()));
+    let is_gone = || ident(CHANGE_TYPE).in_list(gone.to_vec(), false);
+    let written = when(is_gone().is_not_true(), ident(COMMIT_VERSION)).end()?;
+    let deleted = when(is_gone(), ident(COMMIT_VERSION)).end()?;
+    let schema = Arc::clone(changes.schema());
+    let keys = layout.key_names().into_iter().map(|key| {
+        column(&schema, key).ok_or_else(|| Error::internal(format!("the source lacks {key:?}")))
+    });
+    let keys = keys.collect::<Result<Vec<Expr>>>()?;
+    let latest = vec![max(written).alias(WRITTEN), max(deleted).alias(DELETED)];
+    let is_there = ident(WRITTEN).is_not_null().and(
+        ident(DELETED)
+            .is_null()
+            .or(ident(WRITTEN).gt(ident(DELETED))),
+    );
+    Ok(LogicalPlanBuilder::from(changes)
+        .aggregate(keys, latest)?
+        .filter(is_there)?
+        .build()?)
 }
 
 /// The rows with NULL in all columns but the keys, so that no other column is read.

@@ -53,6 +53,8 @@ struct Lost {
     reason: String,
     /// Whether the source is another one now.
     replaced: bool,
+    /// Whether the statement has asked for a comparison in such a case.
+    compare: bool,
 }
 
 enum Way {
@@ -113,7 +115,7 @@ impl<S: SyncSession> Planner<'_, S> {
         };
         match self.follow(&target, &registration, &base, &source).await? {
             Way::On(step) => Ok(*step),
-            Way::Lost(lost) if self.sync.on_expired == OnExpired::Error => {
+            Way::Lost(lost) if self.sync.on_expired == OnExpired::Error && !lost.compare => {
                 Err(Error::PositionLost {
                     sync: self.sync.name.clone(),
                     target: self.sync.target.to_string(),
@@ -148,6 +150,7 @@ impl<S: SyncSession> Planner<'_, S> {
                 position: shown.clone(),
                 reason,
                 replaced,
+                compare: false,
             }))
         };
         if identity != registration.identity {
@@ -172,17 +175,23 @@ impl<S: SyncSession> Planner<'_, S> {
         };
         let range = match source.resolve(&bounds).await {
             Ok(range) => range,
-            // where the newest rows have been deleted there is nothing new, and what is gone is found by the keys
+            // where the newest rows have been deleted nobody knows what else has changed: DETECT DELETES compares all
             Err(Error::VersionNotFound { current, .. })
-                if self.sync.detect_deletes && !source.has_rows() =>
+                if self.sync.detect_deletes && !source.has_rows() && current >= 0 =>
             {
-                source.resolve(&ChangeBounds::since(current)).await?
+                return Ok(Way::Lost(Lost {
+                    position: shown.clone(),
+                    reason: format!("{} is at version {current} only", source.name()),
+                    replaced: false,
+                    compare: true,
+                }));
             }
+            Err(error @ Error::ChangesExpired { .. }) => return lost(error.to_string(), false),
             Err(Error::VersionNotFound { current, .. }) => {
                 let cause = match source.has_rows() {
                     true => "it has been restored to an older state",
                     false => {
-                        "it has been restored to an older state, or its newest rows have been deleted, which DETECT DELETES would find"
+                        "it has been restored to an older state, or its newest rows have been deleted, which DETECT DELETES finds unless it is empty now"
                     }
                 };
                 return lost(
@@ -199,7 +208,7 @@ impl<S: SyncSession> Planner<'_, S> {
         {
             return lost(
                 format!(
-                    "version {} of {} is not the one that was applied: it has been restored to an older state and written on",
+                    "version {} of {} is not the one that was applied: it has been restored to an older state and written on, or its files have been written again",
                     position.version,
                     source.name()
                 ),

@@ -11,12 +11,13 @@ use datafusion::physical_expr::expressions::{BinaryExpr, Column, lit};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::ProjectionExec;
 use object_store::ObjectStoreExt;
+use tokio::sync::OnceCell;
 
 use super::{TrackedTable, VersionBounds};
 use crate::change::{COMMIT_VERSION, ChangeRange};
 use crate::delta::DeltaTable;
 use crate::delta::create::TableDefinition;
-use crate::delta::log::{commit_path, list_commits, newest_until};
+use crate::delta::log::{commit_path, commit_timestamp, list_commits, newest_until};
 use crate::delta::snapshot::Snapshot;
 use crate::delta::tracking::ChangeTracking;
 use crate::error::{Error, Result};
@@ -26,6 +27,7 @@ use crate::source::{ChangeRead, ChangeSource, DeltaFeed};
 #[derive(Debug, Clone)]
 pub(crate) struct DeltaTracking {
     feed: DeltaFeed,
+    bounds: Arc<OnceCell<VersionBounds>>,
 }
 
 impl DeltaTracking {
@@ -33,6 +35,7 @@ impl DeltaTracking {
     pub(crate) fn new(table: DeltaTable) -> Self {
         Self {
             feed: DeltaFeed::pinned(table),
+            bounds: Arc::default(),
         }
     }
 
@@ -60,6 +63,38 @@ impl DeltaTracking {
         let (_, tracking) = self.tracking().await?;
         // version 0 is the commit that began it: what came before is not tracked
         Ok(range.shifted(tracking.begin_version))
+    }
+
+    /// An error of the feed's in tracking versions.
+    pub(crate) async fn in_tracking_versions(&self, error: Error) -> Error {
+        let (begin, error) = match (self.tracking().await, error) {
+            (
+                Ok((_, tracking)),
+                Error::ChangesExpired {
+                    table,
+                    requested,
+                    oldest,
+                    current,
+                    reason,
+                },
+            ) => (
+                tracking.begin_version,
+                (table, requested, oldest, current, reason),
+            ),
+            (_, error) => return error,
+        };
+        let (table, requested, oldest, current, reason) = error;
+        let shifted = |version: &str| match version.parse::<i64>() {
+            Ok(version) => (version - begin).to_string(),
+            Err(_) => version.to_owned(),
+        };
+        Error::ChangesExpired {
+            requested: shifted(&requested),
+            oldest: shifted(&oldest),
+            current: current - begin,
+            reason: format!("{reason} (in Delta's versions, of which {begin} is version 0 here)"),
+            table,
+        }
     }
 
     async fn delta_version(&self, version: i64) -> Result<i64> {
@@ -135,13 +170,16 @@ impl TrackedTable for DeltaTracking {
     }
 
     async fn bounds(&self) -> Result<VersionBounds> {
-        let (snapshot, tracking) = self.tracking().await?;
-        let min_valid = min_valid(&snapshot, &tracking).await?;
-        Ok(VersionBounds {
-            current: snapshot.version() - tracking.begin_version,
-            min_valid: min_valid - tracking.begin_version,
-            reaches_creation: min_valid == tracking.begin_version,
-        })
+        let find = || async {
+            let (snapshot, tracking) = self.tracking().await?;
+            let min_valid = min_valid(&snapshot, &tracking).await?;
+            Ok(VersionBounds {
+                current: snapshot.version() - tracking.begin_version,
+                min_valid: min_valid - tracking.begin_version,
+                reaches_creation: min_valid == tracking.begin_version,
+            })
+        };
+        self.bounds.get_or_try_init(find).await.copied()
     }
 
     async fn version_at(&self, micros: i64) -> Result<i64> {
@@ -152,9 +190,8 @@ impl TrackedTable for DeltaTracking {
     }
 
     async fn commit_time(&self, version: i64) -> Result<Option<i64>> {
-        self.feed
-            .commit_time(self.delta_version(version).await?)
-            .await
+        let (snapshot, tracking) = self.tracking().await?;
+        commit_timestamp(&snapshot, tracking.begin_version + version).await
     }
 
     async fn columns(&self, version: Option<i64>) -> Result<SchemaRef> {
@@ -186,8 +223,10 @@ impl TrackedTable for DeltaTracking {
             filters: &filters,
             ..read
         };
-        let plan = self.feed.changes(self.in_delta(range).await?, read).await?;
-        self.counted(plan).await
+        match self.feed.changes(self.in_delta(range).await?, read).await {
+            Ok(plan) => self.counted(plan).await,
+            Err(error) => Err(self.in_tracking_versions(error).await),
+        }
     }
 
     async fn rows(&self, version: i64, read: ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {

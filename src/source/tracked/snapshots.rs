@@ -293,6 +293,10 @@ impl TrackedTable for Snapshots {
         dumps.fingerprint(version).map(Some)
     }
 
+    async fn check_kept(&self, range: &ChangeRange) -> Result<()> {
+        self.dumps_with(range.until()).await?.check(range)
+    }
+
     async fn changes(
         &self,
         range: ChangeRange,

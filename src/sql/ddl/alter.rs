@@ -88,6 +88,16 @@ pub(crate) async fn alter_table(
     nothing(ctx)
 }
 
+/// Refuses a property that statements of its own keep.
+fn check_by_hand(key: &str) -> Result<()> {
+    if key.starts_with(TRACKING_PREFIX) || key == PRIMARY_KEY {
+        return Err(Error::invalid(format!(
+            "the table property {key:?} is not set or unset by hand; use ALTER TABLE … ENABLE, SET or DISABLE CHANGE_TRACKING, or ADD PRIMARY KEY"
+        )));
+    }
+    Ok(())
+}
+
 /// What the metadata becomes, and what the commit says of it; `None` when nothing changes.
 type Changed = Option<(Metadata, Operation)>;
 
@@ -113,7 +123,7 @@ async fn tracking_change(
             Some(tracking::enable_tracking(ctx, name, snapshot, options.clone()).await?)
         }
         TableChange::SetTracking(options) => {
-            Some(tracking::set_tracking(snapshot, options.clone())?)
+            Some(tracking::set_tracking(snapshot, options.clone()).await?)
         }
         TableChange::DisableTracking { if_tracked } if !is_tracked => {
             if !if_tracked {
@@ -125,7 +135,14 @@ async fn tracking_change(
         }
         TableChange::DisableTracking { .. } => Some(tracking::disable_tracking(snapshot)),
         TableChange::SetProperties(properties) => {
-            return feed_switched(ctx, name, snapshot, properties).await;
+            let on = properties.get(ENABLE_CHANGE_DATA_FEED);
+            let on = on.map(|value| value.eq_ignore_ascii_case("true"));
+            return feed_switched(ctx, name, snapshot, change, on).await;
+        }
+        TableChange::UnsetProperties { keys, .. } => {
+            let is_feed = |key: &String| key == ENABLE_CHANGE_DATA_FEED;
+            let off = keys.iter().any(is_feed).then_some(false);
+            return feed_switched(ctx, name, snapshot, change, off).await;
         }
         _ => return Ok(None),
     };
@@ -139,19 +156,17 @@ async fn feed_switched(
     ctx: &SessionContext,
     name: &TableReference,
     snapshot: &Snapshot,
-    properties: &HashMap<String, String>,
+    change: &TableChange,
+    on: Option<bool>,
 ) -> Result<Option<Changed>> {
-    let Some(value) = properties.get(ENABLE_CHANGE_DATA_FEED) else {
+    let Some(on) = on else {
         return Ok(None);
     };
-    let on = value.eq_ignore_ascii_case("true");
     let known = snapshot.properties();
     if on == known.tracking.is_some() || (on && known.primary_key.is_empty()) {
         return Ok(None);
     }
-    let set = TableChange::SetProperties(properties.clone());
-    let set = changed(snapshot, set)?;
-    let (mut metadata, operation) = set.unwrap_or_else(|| {
+    let (mut metadata, operation) = changed(snapshot, change.clone())?.unwrap_or_else(|| {
         (
             snapshot.metadata().clone(),
             Operation::new("SET TBLPROPERTIES"),
@@ -218,11 +233,7 @@ pub(super) fn check_properties(properties: &HashMap<String, String>) -> Result<(
         let known = !key.starts_with("delta.")
             || key.starts_with(CONSTRAINT_PREFIX)
             || KNOWN.contains(&key.as_str());
-        if key.starts_with(TRACKING_PREFIX) || key == PRIMARY_KEY {
-            return Err(Error::invalid(format!(
-                "the table property {key:?} is not set by hand; use ALTER TABLE … ENABLE CHANGE_TRACKING, SET CHANGE_TRACKING or ADD PRIMARY KEY"
-            )));
-        }
+        check_by_hand(key)?;
         if !known {
             return Err(Error::invalid(format!(
                 "the table property {key:?} is not one that this build honours; it knows {}",
@@ -280,6 +291,7 @@ fn changed(snapshot: &Snapshot, change: TableChange) -> Result<Changed> {
         }
         TableChange::UnsetProperties { keys, if_exists } => {
             for key in &keys {
+                check_by_hand(key)?;
                 if metadata.configuration.remove(key).is_none() && !if_exists {
                     return Err(Error::invalid(format!(
                         "{} has no table property {key:?}; use UNSET TBLPROPERTIES IF EXISTS to ignore that",

@@ -17,6 +17,7 @@ use crate::delta::DeltaTable;
 use crate::delta::actions::{Metadata, Protocol};
 use crate::delta::create::{TableDefinition, write_target};
 use crate::delta::snapshot::Snapshot;
+use crate::delta::tracking::remember_begin;
 use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
 use crate::merge::{CommitExec, plan_create};
@@ -157,10 +158,13 @@ async fn write(
         properties: create.properties,
         comment: create.comment,
     };
-    let (metadata, protocol) = definition.actions(
+    let (mut metadata, protocol) = definition.actions(
         name.table(),
         base.as_ref().map(|base| base.metadata().id.clone()),
     )?;
+    if let Some(base) = &base {
+        remember_begin(base.metadata(), &mut metadata);
+    }
     place.table.create_folder()?;
     let (is_query, or_replace) = (query.is_some(), create.or_replace);
     let rows = rows(&place.table, &metadata, &protocol, query).await?;

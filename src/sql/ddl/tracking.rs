@@ -12,6 +12,7 @@ use datafusion::logical_expr::{Expr, ident, lit};
 use datafusion::prelude::SessionContext;
 
 use super::nothing;
+use crate::delta::DeltaTable;
 use crate::delta::actions::Metadata;
 use crate::delta::alter::commit_metadata;
 use crate::delta::snapshot::Snapshot;
@@ -19,12 +20,15 @@ use crate::delta::tracking::{TrackingOptions, disable, enable, set_options};
 use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
 use crate::merge::key_text;
+use crate::source::{DeltaTracking, TrackedTable};
 use crate::sql::catalog::{WarehouseCatalog, WarehouseSchema};
 use crate::sql::sync_session::lookup;
 use crate::sql::tracking_parser::DatabaseTracking;
 
 /// What SQL Server takes where nothing is said.
 const DEFAULT_RETENTION: &str = "interval 2 days";
+/// How often a table's options are set when other writers are faster.
+const MAX_ATTEMPTS: u32 = 10;
 const ROWS: &str = "__alluvial_rows";
 
 /// Enables tracking in the table's metadata, once its rows are known to have different keys.
@@ -44,6 +48,12 @@ pub(super) async fn enable_tracking(
              CREATE TABLE"
         )));
     }
+    let reserved = |key: &&String| key.to_lowercase().starts_with("sys_change_");
+    if let Some(key) = keys.iter().find(reserved) {
+        return Err(Error::invalid(format!(
+            "the key column {key:?} of {name} has a name that CHANGETABLE needs for itself; change tracking needs another key"
+        )));
+    }
     check_keys(ctx, name, keys).await?;
     let mut metadata = snapshot.metadata().clone();
     let defaults = match warehouse_of(ctx, name) {
@@ -61,18 +71,16 @@ pub(super) fn disable_tracking(snapshot: &Snapshot) -> (Metadata, Operation) {
     (metadata, Operation::new("DISABLE CHANGE TRACKING"))
 }
 
-/// Changes how the table is tracked.
-pub(super) fn set_tracking(
+/// Changes how the table is tracked; what has expired stays so.
+pub(super) async fn set_tracking(
     snapshot: &Snapshot,
     options: TrackingOptions,
 ) -> Result<(Metadata, Operation)> {
-    if snapshot.properties().tracking.is_none() {
-        return Err(Error::ChangesNotTracked {
-            table: snapshot.table().name().into(),
-        });
-    }
+    let tracking = DeltaTracking::new(snapshot.table().clone());
+    let begin = tracking.tracking().await?.1.begin_version;
+    let min_valid = tracking.bounds().await?.min_valid + begin;
     let mut metadata = snapshot.metadata().clone();
-    set_options(&mut metadata, options);
+    set_options(&mut metadata, options, min_valid);
     Ok((metadata, Operation::new("SET CHANGE TRACKING")))
 }
 
@@ -177,7 +185,7 @@ pub(super) async fn alter_database(
             "the database {name} is no warehouse, and keeps no options; use ALTER TABLE … ENABLE CHANGE_TRACKING WITH (…)"
         ))
     })?;
-    let tracked = lookup(ctx).tracked_tables(Some(name)).await;
+    let tracked = lookup(ctx).tracked_tables(Some(name)).await?;
     let before = catalog.tracking_defaults()?;
     let options = match change {
         DatabaseTracking::Off => {
@@ -205,13 +213,25 @@ pub(super) async fn alter_database(
             }
         },
     };
-    catalog.set_tracking_defaults(Some(&options))?;
     for (_, table) in tracked {
+        set_options_of(&table, &options).await?;
+    }
+    catalog.set_tracking_defaults(Some(&options))?;
+    nothing(ctx)
+}
+
+/// Sets the options of a tracked table, again if another writer is faster.
+async fn set_options_of(table: &DeltaTable, options: &TrackingOptions) -> Result<()> {
+    for attempt in 1.. {
         let snapshot = table.snapshot().await?;
-        let (metadata, operation) = set_tracking(&snapshot, options.clone())?;
-        if metadata != *snapshot.metadata() {
-            commit_metadata(&snapshot, metadata, operation).await?;
+        let (metadata, operation) = set_tracking(&snapshot, options.clone()).await?;
+        if metadata == *snapshot.metadata() {
+            return Ok(());
+        }
+        match commit_metadata(&snapshot, metadata, operation).await {
+            Err(Error::Conflict { .. }) if attempt < MAX_ATTEMPTS => {}
+            answer => return answer,
         }
     }
-    nothing(ctx)
+    Ok(())
 }

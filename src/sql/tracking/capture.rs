@@ -16,11 +16,13 @@ use datafusion::logical_expr::{
 use super::images::{Images, existed, exists, last_version};
 use super::lsn::{encode, lsn_of};
 use super::mask_functions::update_mask;
-use crate::change::{Bound, ChangeBounds, ChangeRange, Hex};
+use super::relations::version_of;
+use crate::change::{Bound, BoundKind, ChangeBounds, ChangeRange, Hex};
 use crate::error::{Error, Result};
 use crate::source::{ChangeSource, DeltaTracking, Tracked, TrackedTable, VersionBounds};
+use crate::sql::functions::as_bound;
 
-const START_LSN: &str = "__$start_lsn";
+pub(super) const START_LSN: &str = "__$start_lsn";
 const SEQUENCE: &str = "__$seqval";
 const OPERATION: &str = "__$operation";
 const UPDATE_MASK: &str = "__$update_mask";
@@ -82,11 +84,18 @@ fn function_name(net: bool) -> &'static str {
 /// A call of one of the two functions.
 #[derive(Debug, Clone)]
 pub(super) struct Capture {
-    /// The first version, inclusive.
-    pub from: i64,
-    /// The last version, inclusive.
-    pub to: i64,
+    /// The first version, inclusive; absent where it comes as a filter.
+    pub from: Option<i64>,
+    /// The last version, inclusive; absent where it comes as a filter.
+    pub to: Option<i64>,
     pub filter: RowFilter,
+}
+
+/// The versions of a call whose bounds are known.
+#[derive(Debug, Clone, Copy)]
+struct Interval {
+    from: i64,
+    to: i64,
 }
 
 /// The first version whose changes can be read; nothing has changed in version 0.
@@ -104,21 +113,33 @@ impl Capture {
     /// [`Error::ChangesExpired`] when it begins too early, [`Error::InvalidRange`] otherwise; SQL Server says "an insufficient number
     /// of arguments were supplied" in each of these cases.
     pub(super) async fn check(&self, tracking: &DeltaTracking) -> Result<()> {
+        match (self.from, self.to) {
+            (Some(from), Some(to)) => self.check_interval(Interval { from, to }, tracking).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The function that is called.
+    pub(super) fn function(&self) -> &'static str {
+        function_name(self.filter.is_net())
+    }
+
+    async fn check_interval(&self, interval: Interval, tracking: &DeltaTracking) -> Result<()> {
         let (table, bounds) = (tracking.name(), tracking.bounds().await?);
         let shown = |version: i64| Hex(&encode(version)).to_string();
-        let (from, to) = (shown(self.from), shown(self.to));
-        let function = function_name(self.filter.is_net());
+        let (from, to) = (shown(interval.from), shown(interval.to));
+        let function = self.function();
         let (first, last) = (first_version(bounds), bounds.current);
         let valid = format!("{} to {}", shown(first), shown(last));
-        if self.to > last {
+        if interval.to > last {
             return Err(Error::InvalidRange(format!(
                 "{function}: to_lsn {to} is after the newest LSN {} of {table}; the valid interval is {valid}, and fn_cdc_get_max_lsn('{table}') gives \
                  its end",
                 shown(last)
             )));
         }
-        if self.from > self.to {
-            let hint = match self.from == self.to + 1 && self.to == last {
+        if interval.from > interval.to {
+            let hint = match interval.from == interval.to + 1 && interval.to == last {
                 true => format!(
                     "nothing has changed since {to}: ask only when fn_cdc_get_max_lsn('{table}') is at least from_lsn"
                 ),
@@ -130,10 +151,10 @@ impl Capture {
                 "{function}: from_lsn {from} is after to_lsn {to}; {hint}"
             )));
         }
-        if self.from < first {
+        if interval.from < first {
             return Err(Error::ChangesExpired {
                 table: table.into(),
-                requested: (self.from - 1).to_string(),
+                requested: (interval.from - 1).to_string(),
                 oldest: bounds.min_valid.to_string(),
                 current: last,
                 reason: format!(
@@ -146,14 +167,35 @@ impl Capture {
     }
 
     /// The interval as a range.
-    pub(super) async fn range(&self, tracking: &DeltaTracking) -> Result<ChangeRange> {
-        self.check(tracking).await?;
+    pub(super) async fn range(
+        &self,
+        tracking: &DeltaTracking,
+        filters: &[Expr],
+    ) -> Result<ChangeRange> {
+        let (mut from, mut to) = (self.from, self.to);
+        for (kind, _, value) in filters.iter().filter_map(as_bound) {
+            let (argument, bound) = match kind {
+                BoundKind::Until => ("to_lsn", &mut to),
+                _ => ("from_lsn", &mut from),
+            };
+            let Expr::Literal(value, _) = value else {
+                return Err(Error::invalid(format!(
+                    "{}: {argument} must be a constant or a parameter with a value, not {value}",
+                    self.function()
+                )));
+            };
+            *bound = Some(version_of(self.function(), argument, &value)?);
+        }
+        let (Some(from), Some(to)) = (from, to) else {
+            return Err(Error::internal("a bound of CDC's has not reached the scan"));
+        };
+        self.check_interval(Interval { from, to }, tracking).await?;
         let bounds = ChangeBounds {
-            since: match self.from {
+            since: match from {
                 0 => Bound::Beginning,
                 from => Bound::Version(from - 1),
             },
-            until: Some(Bound::Version(self.to)),
+            until: Some(Bound::Version(to)),
         };
         Tracked(tracking.clone()).resolve(&bounds).await
     }
@@ -190,14 +232,17 @@ impl Capture {
             contexts: false,
             ..images
         };
-        let differs: Vec<Expr> = (0..images.values.len())
-            .map(|index| images.differs(index))
-            .collect();
+        // compared once: the filter and the mask both ask
+        let names = (0..images.values.len()).map(|index| format!("__alluvial_differs_{index}"));
+        let names: Vec<String> = names.collect();
+        let differs: Vec<Expr> = names.iter().map(ident).collect();
         let is_update = || existed().and(exists());
         let any = differs.iter().cloned().reduce(Expr::or);
         let any = any.unwrap_or_else(|| lit(false));
         let has_changed = is_update().and(any).or(existed().not_eq(exists()));
-        let rows = images.plan(changes)?.filter(has_changed)?;
+        let rows = images
+            .with_differences(changes, &names)?
+            .filter(has_changed)?;
         let mask = match self.filter {
             RowFilter::Net | RowFilter::NetWithMerge => lit(ScalarValue::Binary(None)),
             _ => mask(&images, own, differs, is_update()),

@@ -1,4 +1,7 @@
-//! The functions of change tracking and CDC that look at a table. They are evaluated once for a statement, when it is planned.
+//! The functions of change tracking and CDC that look at a table.
+//!
+//! They are evaluated once for a statement, when it is about to run, as `now()` is: a view and a prepared statement ask anew each
+//! time they are used. So they are volatile, and become literals where the optimizer knows when the statement runs.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -9,12 +12,14 @@ use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::catalog::CatalogProviderList;
 use datafusion::common::{ScalarValue, TableReference};
 use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit,
 };
 
 use super::capture::first_version;
 use super::lsn::encode;
+use super::mask_functions::is_bit_set_call;
 use super::relations::version_of;
 use crate::change::is_bit_set;
 use crate::delta::DeltaTable;
@@ -97,7 +102,7 @@ pub(crate) fn table_functions(catalogs: &Arc<dyn CatalogProviderList>) -> Vec<Sc
             counts,
             usage,
             catalogs: Arc::clone(catalogs),
-            signature: Signature::user_defined(Volatility::Stable),
+            signature: Signature::user_defined(Volatility::Volatile),
         })
     };
     FUNCTIONS.into_iter().map(function).collect()
@@ -162,6 +167,42 @@ impl ScalarUDFImpl for TableFunction {
             Kind::ColumnOrdinal | Kind::HasColumnChanged | Kind::ColumnProperty => DataType::Int32,
             Kind::ObjectId => DataType::Utf8,
         })
+    }
+
+    fn simplify(
+        &self,
+        args: Vec<Expr>,
+        info: &SimplifyContext,
+    ) -> DataFusionResult<ExprSimplifyResult> {
+        if info.query_execution_start_time().is_none() {
+            return Ok(ExprSimplifyResult::Original(args));
+        }
+        let values = args.iter().map(|argument| match argument {
+            Expr::Literal(value, _) => ColumnarValue::Scalar(value.clone()),
+            // of the last one, a column, nothing is known here
+            _ => ColumnarValue::Scalar(ScalarValue::Null),
+        });
+        let values: Vec<ColumnarValue> = values.collect();
+        let call = Call {
+            function: self,
+            lookup: Lookup::new(Arc::clone(&self.catalogs), &info.config_options().catalog),
+            arguments: &values,
+        };
+        let constants = match self.kind {
+            Kind::HasColumnChanged => args.get(..2),
+            _ => Some(args.as_slice()),
+        };
+        let is_literal = |argument: &Expr| matches!(argument, Expr::Literal(..));
+        if !constants.is_some_and(|constants| constants.iter().all(is_literal)) {
+            return Ok(ExprSimplifyResult::Original(args));
+        }
+        let value = lit(call.evaluate()?);
+        Ok(ExprSimplifyResult::Simplified(
+            match (self.kind, args.get(2)) {
+                (Kind::HasColumnChanged, Some(mask)) => is_bit_set_call(value, mask.clone()),
+                _ => value,
+            },
+        ))
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
@@ -352,7 +393,7 @@ impl Call<'_> {
         let lookup = self.lookup.clone();
         let mut tracked = block_on(move || {
             let lookup = lookup.clone();
-            async move { Ok(lookup.tracked_tables(None).await) }
+            async move { lookup.tracked_tables(None).await }
         })?;
         let name = self.function.name.to_uppercase();
         match tracked.len() {

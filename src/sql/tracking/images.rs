@@ -4,6 +4,8 @@
 //! happens within a version: 0 delete, 1 preimage, 2 insert, 3 postimage. The least and the greatest step of a key say everything
 //! of what it has come to; that the steps are plain integers makes this cheap.
 
+use std::sync::Arc;
+
 use arrow::datatypes::{FieldRef, Schema};
 use datafusion::functions_aggregate::expr_fn::{max, min};
 use datafusion::functions_aggregate::first_last::{first_value, last_value};
@@ -12,13 +14,13 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit
 use crate::change::{CHANGE_CONTEXT, CHANGE_TYPE, COMMIT_VERSION, ChangeType, distinct};
 use crate::error::Result;
 
-const STEP: &str = "__step";
-const FIRST_STEP: &str = "__first_step";
-const LAST_STEP: &str = "__last_step";
-const CREATED: &str = "__created";
-const VERSION: &str = "__version";
+const STEP: &str = "__alluvial_step";
+const FIRST_STEP: &str = "__alluvial_first_step";
+const LAST_STEP: &str = "__alluvial_last_step";
+const CREATED: &str = "__alluvial_created";
+const VERSION: &str = "__alluvial_version";
 /// What is in [`images`] of the context of the last change.
-pub(super) const CONTEXT: &str = "__context";
+pub(super) const CONTEXT: &str = "__alluvial_context";
 
 /// What is wanted of each key.
 pub(super) struct Images<'a> {
@@ -78,6 +80,21 @@ impl Images<'_> {
         Ok(builder.aggregate(groups, aggregates)?)
     }
 
+    /// The same, and by these names whether each of the values differs.
+    pub(super) fn with_differences(
+        &self,
+        changes: LogicalPlan,
+        names: &[String],
+    ) -> Result<LogicalPlanBuilder> {
+        let images = self.plan(changes)?;
+        let schema = Arc::clone(images.schema());
+        let columns = schema.fields().iter().map(|field| ident(field.name()));
+        let differs = names.iter().enumerate();
+        let differs = differs.map(|(index, name)| self.differs(index).alias(name));
+        let columns: Vec<Expr> = columns.chain(differs).collect();
+        Ok(images.project(columns)?)
+    }
+
     /// Whether a value differs between the first and the last image.
     pub(super) fn differs(&self, index: usize) -> Expr {
         let data_type = self.values[index].data_type();
@@ -114,8 +131,13 @@ pub(super) fn last_version() -> Expr {
     ident(LAST_STEP) / lit(4_i64)
 }
 
-/// The version of the last insert, NULL where there is none. A row that begins with a postimage has got its key by an update.
-pub(super) fn created_version() -> Result<Expr> {
+/// The version of the last insert, NULL where there is none; of what [`over_versions`] returns.
+pub(super) fn created_version() -> Expr {
+    ident(CREATED)
+}
+
+/// The same within one version. A row that begins it with a postimage has got its key by an update.
+fn created_in_version() -> Result<Expr> {
     let came_by_update = (ident(FIRST_STEP) % lit(4_i64)).eq(lit(3_i64));
     Ok(when(ident(CREATED).is_not_null(), ident(CREATED))
         .when(came_by_update, ident(FIRST_STEP) / lit(4_i64))
@@ -144,17 +166,20 @@ pub(super) fn over_versions(
 }
 
 /// The columns that [`over_versions`] needs beside those that say what changed.
-pub(super) fn steps(images: &Images<'_>) -> Vec<Expr> {
-    let names = [FIRST_STEP, LAST_STEP, CREATED].map(str::to_owned);
-    let context = images.contexts.then(|| CONTEXT.to_owned());
-    let keys = images.keys.iter().cloned();
-    keys.chain(names).chain(context).map(ident).collect()
+pub(super) fn steps(images: &Images<'_>) -> Result<Vec<Expr>> {
+    let mut steps: Vec<Expr> = images.keys.iter().map(ident).collect();
+    steps.extend([FIRST_STEP, LAST_STEP].map(ident));
+    steps.push(created_in_version()?.alias(CREATED));
+    if images.contexts {
+        steps.push(ident(CONTEXT));
+    }
+    Ok(steps)
 }
 
 fn first_name(index: usize) -> String {
-    format!("__first_{index}")
+    format!("__alluvial_first_{index}")
 }
 
 fn last_name(index: usize) -> String {
-    format!("__last_{index}")
+    format!("__alluvial_last_{index}")
 }

@@ -14,8 +14,9 @@ use arrow::datatypes::DataType;
 use datafusion::common::cast::{as_binary_array, as_boolean_array, as_int64_array};
 use datafusion::common::plan_err;
 use datafusion::error::Result;
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
 use self::column_in_mask::IsColumnInMask;
@@ -35,6 +36,12 @@ pub(crate) fn mask_functions() -> Vec<ScalarUDF> {
         LsnStep::new("fn_cdc_decrement_lsn", -1).into(),
         IsBitSet::new().into(),
     ]
+}
+
+/// `fn_cdc_is_bit_set(ordinal, mask)`.
+pub(super) fn is_bit_set_call(ordinal: Expr, mask: Expr) -> Expr {
+    let function = Arc::new(ScalarUDF::from(IsBitSet::new()));
+    Expr::ScalarFunction(ScalarFunction::new_udf(function, vec![ordinal, mask]))
 }
 
 /// `change_columns_mask(changed_1, …, changed_n)`: the mask of change tracking for as many columns, whose ids are `ids`; NULL where

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use datafusion::catalog::default_table_source::provider_as_source;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, ScalarValue, TableReference};
 use datafusion::logical_expr::planner::RelationPlannerContext;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Volatility};
 use datafusion::sql::sqlparser::ast::{self, FunctionArg, FunctionArgExpr};
 
-use super::capture::{Capture, RowFilter};
+use super::capture::{Capture, RowFilter, START_LSN};
 use super::lsn;
 use super::tables_view::TrackingTables;
 use super::tracked_changes::{Question, SYS_CHANGE_VERSION, TrackedChanges};
@@ -61,10 +63,7 @@ pub(crate) fn plan_relation(
             let (table, question) = version(&values()?, context)?;
             (table, question, None)
         }
-        ALL_CHANGES | NET_CHANGES => {
-            let (table, question) = capture(name, &values()?, context)?;
-            (table, question, None)
-        }
+        ALL_CHANGES | NET_CHANGES => capture(name, &values()?, context)?,
         _ => return Ok(None),
     };
     let table = find(name, &table, lookup)?;
@@ -136,7 +135,7 @@ fn changes(
     let table = table_name(table, context)?;
     let value = context.sql_to_expr((*version).clone(), &DFSchema::empty())?;
     let options = context.context_provider().options();
-    let Some(value) = constant(value.clone(), options)? else {
+    let Some(value) = known(value.clone(), options)? else {
         let filter = bound(
             SYS_CHANGE_VERSION,
             BoundKind::Since,
@@ -145,12 +144,18 @@ fn changes(
         );
         return Ok((table, Question::Changes(open_bounds()), Some(filter)));
     };
+    let text = value.try_as_str().flatten();
     let since = match value.cast_to(&arrow::datatypes::DataType::Int64) {
-        Ok(ScalarValue::Int64(None)) => Bound::Beginning,
+        _ if text.is_some_and(|text| text.eq_ignore_ascii_case("earliest")) => Bound::Earliest,
+        Ok(ScalarValue::Int64(None)) if value.is_null() => Bound::Beginning,
         Ok(ScalarValue::Int64(Some(version))) if value.data_type().is_integer() && version >= 0 => {
             Bound::Version(version)
         }
         _ => {
+            let value = match text {
+                Some(text) => format!("'{text}'"),
+                None => value.to_string(),
+            };
             return Err(Error::InvalidRange(format!(
                 "CHANGETABLE(CHANGES {table}, {value}): {value} is no version; give the version that has been applied last, 0 or more, or NULL for \
                  everything since tracking began"
@@ -194,6 +199,11 @@ fn version(
             ))
         })?;
         let options = context.context_provider().options();
+        if value.any_column_refs() || value.contains_outer() {
+            return Err(Error::invalid(format!(
+                "CHANGETABLE(VERSION {table}, …) takes constants, the key of one row, and not {value}; for many rows join CHANGETABLE(CHANGES {table}, …)"
+            )));
+        }
         let value = constant(value, options)?.ok_or_else(|| {
             Error::invalid(format!(
                 "CHANGETABLE(VERSION {table}, …): the key cannot be a parameter; write it into the statement"
@@ -217,7 +227,7 @@ fn capture(
     function: &str,
     values: &[&ast::Expr],
     context: &mut dyn RelationPlannerContext,
-) -> Result<(TableReference, Question)> {
+) -> Result<(TableReference, Question, Option<Expr>)> {
     let [table, from, to, filter] = values else {
         return Err(Error::invalid(format!(
             "{function} takes a table, from_lsn, to_lsn and a row filter, as in {function}('t', fn_cdc_get_min_lsn('t'), fn_cdc_get_max_lsn('t'), 'all'); \
@@ -226,26 +236,50 @@ fn capture(
         )));
     };
     let table = table_name(table, context)?;
-    let mut evaluate = |what: &str, value: &ast::Expr| -> Result<ScalarValue> {
-        let value = context.sql_to_expr(value.clone(), &DFSchema::empty())?;
-        let options = context.context_provider().options();
-        constant(value, options)?.ok_or_else(|| {
-            Error::invalid(format!(
-                "{function}: {what} cannot be a parameter; write it into the statement"
-            ))
-        })
-    };
-    let filter = evaluate("the row filter", filter)?;
+    let options = context.context_provider().options().clone();
+    let filter = context.sql_to_expr((*filter).clone(), &DFSchema::empty())?;
+    let filter = constant(filter, &options)?.ok_or_else(|| {
+        Error::invalid(format!(
+            "{function}: the row filter cannot be a parameter; write it into the statement"
+        ))
+    })?;
     let filter = RowFilter::parse(
         function == NET_CHANGES,
         filter.try_as_str().flatten().unwrap_or("NULL"),
     )?;
+    let mut late = Vec::new();
+    let mut version = |argument: &str, kind: BoundKind, value: &ast::Expr| -> Result<Option<i64>> {
+        let value = context.sql_to_expr(value.clone(), &DFSchema::empty())?;
+        match known(value.clone(), &options)? {
+            Some(value) => version_of(function, argument, &value).map(Some),
+            None => {
+                late.push(bound(START_LSN, kind, BoundUnit::Version, value));
+                Ok(None)
+            }
+        }
+    };
     let capture = Capture {
-        from: version_of(function, "from_lsn", &evaluate("from_lsn", from)?)?,
-        to: version_of(function, "to_lsn", &evaluate("to_lsn", to)?)?,
+        from: version("from_lsn", BoundKind::Since, from)?,
+        to: version("to_lsn", BoundKind::Until, to)?,
         filter,
     };
-    Ok((table, Question::Capture(capture)))
+    let late = late.into_iter().reduce(Expr::and);
+    Ok((table, Question::Capture(capture), late))
+}
+
+/// The value of an argument that stays what it is; `None` for a parameter, and for what has to be found out anew each time a
+/// view or a prepared statement is used.
+fn known(value: Expr, options: &ConfigOptions) -> Result<Option<ScalarValue>> {
+    let changes = value.exists(|node| {
+        Ok(match node {
+            Expr::ScalarFunction(call) => call.func.signature().volatility != Volatility::Immutable,
+            _ => false,
+        })
+    })?;
+    match changes {
+        true => Ok(None),
+        false => constant(value, options),
+    }
 }
 
 /// The version of an LSN that is an argument.

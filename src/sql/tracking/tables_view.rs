@@ -126,7 +126,7 @@ impl TableProvider for TrackingTables {
         _: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let mut rows = Vec::new();
-        for (name, table) in self.lookup.tracked_tables(None).await {
+        for (name, table) in self.lookup.tracked_tables(None).await? {
             rows.push(row(name, table).await?);
         }
         Ok(MemorySourceConfig::try_new_exec(

@@ -10,6 +10,7 @@ use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::ScalarValue;
 use datafusion::common::metadata::FieldMetadata;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::functions_aggregate::first_last::last_value;
@@ -53,6 +54,7 @@ pub(super) struct TrackedChanges {
     table: DeltaTable,
     question: Question,
     schema: SchemaRef,
+    keys: Vec<String>,
 }
 
 impl TrackedChanges {
@@ -75,6 +77,14 @@ impl TrackedChanges {
                 Question::Version(key_values(&table, schema, keys, values)?)
             }
             Question::Capture(capture) => {
+                let reserved = |field: &&FieldRef| field.name().starts_with("__$");
+                if let Some(field) = schema.fields().iter().find(reserved) {
+                    return Err(Error::invalid(format!(
+                        "{} has a column {:?}, a name that CDC's functions need for themselves; rename the column",
+                        table.name(),
+                        field.name()
+                    )));
+                }
                 capture.check(&tracking).await?;
                 Question::Capture(capture)
             }
@@ -88,6 +98,7 @@ impl TrackedChanges {
             table,
             question,
             schema,
+            keys: keys.clone(),
         })
     }
 
@@ -99,11 +110,12 @@ impl TrackedChanges {
                 let oldest = tracking.bounds().await?.min_valid;
                 tracked.resolve(&ChangeBounds::since(oldest)).await
             }
-            Question::Capture(capture) => capture.range(tracking).await,
+            Question::Capture(capture) => capture.range(tracking, filters).await,
         }
     }
 
-    async fn plan(&self, state: &dyn Session, filters: &[Expr]) -> Result<Option<LogicalPlan>> {
+    /// The answer; `wants_mask`, if anybody asks which columns were updated.
+    async fn plan(&self, filters: &[Expr], wants_mask: bool) -> Result<Option<LogicalPlan>> {
         let tracking = DeltaTracking::new(self.table.clone());
         let range = self.range(&tracking, filters).await?;
         let (snapshot, settings) = tracking.tracking().await?;
@@ -117,13 +129,23 @@ impl TrackedChanges {
         let schema = feed.schema(Some(in_delta.until())).await?;
         let log = match in_delta.is_empty() {
             true => None,
-            false => Some(feed.read_log(in_delta).await?),
+            false => match feed.read_log(in_delta).await {
+                Ok(log) => Some(log),
+                Err(error) => return Err(tracking.in_tracking_versions(error).await),
+            },
         };
         let contexts = log.as_ref().is_some_and(FeedLog::has_contexts);
-        let relation = FeedRelation { log, schema };
-        let changes =
-            LogicalPlanBuilder::scan("changes", provider_as_source(Arc::new(relation)), None)?
-                .build()?;
+        let relation = FeedRelation {
+            log,
+            schema,
+            tracking: tracking.clone(),
+        };
+        let relation = provider_as_source(Arc::new(relation));
+        let mut changes = LogicalPlanBuilder::scan("changes", relation, None)?;
+        for filter in filters.iter().filter(|filter| is_of_keys(filter, keys)) {
+            changes = changes.filter(unqualified(filter)?)?;
+        }
+        let changes = changes.build()?;
         let own = snapshot_columns(&feed, &in_delta).await?;
         let images = Images {
             keys,
@@ -132,16 +154,33 @@ impl TrackedChanges {
             begin: settings.begin_version,
             contexts,
         };
-        let _ = state;
         Ok(Some(match &self.question {
-            Question::Changes(_) if settings.columns_updated => {
+            Question::Changes(_) if settings.columns_updated && wants_mask => {
                 changes_with_columns(changes, images, &own)?
             }
-            Question::Changes(_) => changes_of_keys(changes, &images, &own)?,
+            Question::Changes(_) => changes_of_keys(changes, images, &own)?,
             Question::Version(values) => version_of(changes, &images, values)?,
             Question::Capture(capture) => capture.plan(changes, images, &own)?,
         }))
     }
+}
+
+/// Whether a filter is about nothing but the key.
+fn is_of_keys(filter: &Expr, keys: &[String]) -> bool {
+    let columns = filter.column_refs();
+    let mut names = columns.iter();
+    as_bound(filter).is_none()
+        && !columns.is_empty()
+        && names.all(|column| keys.contains(&column.name))
+        && !filter.is_volatile()
+}
+
+fn unqualified(filter: &Expr) -> Result<Expr> {
+    let renamed = filter.clone().transform(|node| match node {
+        Expr::Column(column) => Ok(Transformed::yes(ident(column.name))),
+        other => Ok(Transformed::no(other)),
+    });
+    Ok(renamed?.data)
 }
 
 /// The table's own columns at the end of a range.
@@ -239,7 +278,7 @@ fn output(images: &Images<'_>, mask: Expr, own: &Schema) -> Result<Vec<Expr>> {
     let names = FieldMetadata::from(column_names(own)?);
     let mut columns = vec![
         last_version().alias(SYS_CHANGE_VERSION),
-        created_version()?.alias("sys_change_creation_version"),
+        created_version().alias("sys_change_creation_version"),
         operation.alias("sys_change_operation"),
         mask.alias_with_metadata(SYS_CHANGE_COLUMNS, Some(names)),
         context(images).alias("sys_change_context"),
@@ -249,12 +288,15 @@ fn output(images: &Images<'_>, mask: Expr, own: &Schema) -> Result<Vec<Expr>> {
 }
 
 /// One row for each key that has changed.
-fn changes_of_keys(changes: LogicalPlan, images: &Images<'_>, own: &Schema) -> Result<LogicalPlan> {
+fn changes_of_keys(changes: LogicalPlan, images: Images<'_>, own: &Schema) -> Result<LogicalPlan> {
+    let by_version = Images {
+        by_version: true,
+        ..images
+    };
+    let builder = by_version.plan(changes)?.project(steps(&by_version)?)?;
+    let net = over_versions(builder, &by_version, &[])?;
     let no_mask = lit(ScalarValue::Binary(None));
-    Ok(images
-        .plan(changes)?
-        .project(output(images, no_mask, own)?)?
-        .build()?)
+    Ok(net.project(output(&by_version, no_mask, own)?)?.build()?)
 }
 
 /// The same with the columns that any of the updates has changed.
@@ -279,7 +321,7 @@ fn changes_with_columns(
         let differs = by_version.differs(index);
         is_update().and(differs).alias(name)
     });
-    let columns: Vec<Expr> = steps(&by_version).into_iter().chain(changed).collect();
+    let columns: Vec<Expr> = steps(&by_version)?.into_iter().chain(changed).collect();
     let builder = by_version.plan(changes)?.project(columns)?;
     let net = over_versions(builder, &by_version, &names)?;
     let mask = Expr::ScalarFunction(ScalarFunction::new_udf(
@@ -287,7 +329,7 @@ fn changes_with_columns(
         names.iter().map(ident).collect(),
     ));
     // a row that has left and come back is another one in all columns
-    let is_updated = is_update().and(created_version()?.is_null());
+    let is_updated = is_update().and(created_version().is_null());
     let mask = when(is_updated, mask).otherwise(lit(ScalarValue::Binary(None)))?;
     Ok(net.project(output(&by_version, mask, own)?)?.build()?)
 }
@@ -338,9 +380,10 @@ impl TableProvider for TrackedChanges {
         &self,
         filters: &[&Expr],
     ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
-        // what a row says is what a key has come to: no filter may hide a change before
+        // what a row says is what a key has come to: only a filter on the key may be applied before that is known
         let support = |filter: &&Expr| match as_bound(filter) {
             Some(_) => TableProviderFilterPushDown::Exact,
+            None if is_of_keys(filter, &self.keys) => TableProviderFilterPushDown::Inexact,
             None => TableProviderFilterPushDown::Unsupported,
         };
         Ok(filters.iter().map(support).collect())
@@ -353,20 +396,28 @@ impl TableProvider for TrackedChanges {
         filters: &[Expr],
         _: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let Some(plan) = self.plan(state, filters).await? else {
+        let mask = self.schema.index_of(SYS_CHANGE_COLUMNS).ok();
+        let wants_mask =
+            mask.is_some_and(|mask| projection.is_none_or(|wanted| wanted.contains(&mask)));
+        let Some(plan) = self.plan(filters, wants_mask).await? else {
             let schema = match projection {
                 Some(indices) => Arc::new(self.schema.project(indices)?),
                 None => Arc::clone(&self.schema),
             };
             return Ok(Arc::new(EmptyExec::new(schema)));
         };
-        let mut builder = LogicalPlanBuilder::from(plan);
-        if let Some(indices) = projection {
-            let columns = indices
-                .iter()
-                .map(|index| ident(self.schema.field(*index).name()));
-            builder = builder.project(columns.collect::<Vec<_>>())?;
-        }
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let has = Arc::clone(plan.schema());
+        let columns = projection.unwrap_or(&all).iter().map(|index| {
+            let field = self.schema.field(*index);
+            match has.has_column_with_unqualified_name(field.name()) {
+                true => Ok(ident(field.name())),
+                // the table had no such column yet
+                false => Ok(lit(ScalarValue::try_from(field.data_type())?).alias(field.name())),
+            }
+        });
+        let columns = columns.collect::<DataFusionResult<Vec<_>>>()?;
+        let builder = LogicalPlanBuilder::from(plan).project(columns)?;
         let plan = state.create_physical_plan(&builder.build()?).await?;
         let wanted = match projection {
             Some(indices) => Arc::new(self.schema.project(indices)?),
@@ -381,6 +432,8 @@ impl TableProvider for TrackedChanges {
 struct FeedRelation {
     log: Option<FeedLog>,
     schema: SchemaRef,
+    /// Whose versions errors are told in.
+    tracking: DeltaTracking,
 }
 
 #[async_trait]
@@ -420,6 +473,9 @@ impl TableProvider for FeedRelation {
             filters,
             limit,
         };
-        Ok(log.plan(read).await?)
+        match log.plan(read).await {
+            Ok(plan) => Ok(plan),
+            Err(error) => Err(self.tracking.in_tracking_versions(error).await.into()),
+        }
     }
 }

@@ -206,22 +206,27 @@ impl Dumps {
         }
     }
 
-    /// Positions among the columns of all files of those that a version has: its dump's and the declared ones. A dump without
-    /// content has the columns of the one before it, or else of the one after it.
+    /// Positions among the columns of all files of those that a version has: its dump's, those of all dumps before it, and the
+    /// declared ones. A column that a dump no longer has is NULL in it: who keeps a copy has to be told. Where no dump has had
+    /// content so far, they are those of the next one that has.
     pub(super) fn columns(&self, version: i64) -> Result<Vec<usize>> {
         let held = self.now.held();
         let declared = self.declared.iter();
         let mut columns: Vec<usize> = declared
             .filter_map(|name| held.index_of(name).ok())
             .collect();
-        let before = (1..=version).rev();
-        for version in before.chain(version + 1..=self.current()) {
-            let present = self.present(version)?;
-            if !present.is_empty() {
-                columns.extend(present);
-                break;
-            }
+        let mut files = Vec::new();
+        for version in 1..=version {
+            files.extend(self.dump(version)?.map(Dump::versions).unwrap_or_default());
         }
+        let mut present = self.now.columns(&files, self.depth)?;
+        let mut after = version + 1..=self.current();
+        while present.is_empty()
+            && let Some(version) = after.next()
+        {
+            present = self.present(version)?;
+        }
+        columns.extend(present);
         columns.sort_unstable();
         columns.dedup();
         Ok(columns)
@@ -329,7 +334,8 @@ fn without_late(source: &str, dumps: Vec<Dump>, discoveries: &[i64]) -> Result<V
 fn late(source: &str, dump: &Dump, before: &Dump) -> Error {
     Error::invalid(format!(
         "LATE_DUMP: the dump {:?} of {source} has been found after {:?}, whose name comes after it (names are compared as text); versions count \
-         dumps by name, so it would change what versions mean that others may have read. Give it a name that comes last, or remove it",
+         dumps by name, so it would change what versions mean that others may have read. Give it a name that comes last, or remove it; or begin \
+         anew with a ledger of its own, OPTIONS (ledger '…')",
         dump.name, before.name
     ))
 }

@@ -74,8 +74,9 @@ impl Rows {
             return Err(self.version.is_negative(oldest));
         }
         Ok(VersionBounds {
-            current: newest.unwrap_or(0),
-            min_valid: 0,
+            // an empty table is at no version: the first row may have version 0
+            current: newest.unwrap_or(-1),
+            min_valid: -1,
             reaches_creation: true,
         })
     }
