@@ -113,7 +113,11 @@ fn retention() -> Result<(), Failed> {
     // what was written before tracking began, and what is kept, stay
     assert_eq!(change_files(&table)?.len(), 3);
     assert!(orphan.is_file());
-    assert!(table.join("_alluvial/change_tracking/cleanup.json").is_file());
+    assert!(
+        table
+            .join("_alluvial/change_tracking/cleanup.json")
+            .is_file()
+    );
     let rows = warehouse.run("SELECT * FROM CHANGETABLE(CHANGES t, 1) AS ct")?;
     assert_eq!(rows.row_count(), 2);
     refused(&warehouse, all, "CHANGES_EXPIRED")

@@ -7,9 +7,11 @@ mod change;
 mod suite;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
+use datafusion::prelude::SessionContext;
 
 use self::change::ExpectedVersion;
 use self::suite::check;
@@ -93,8 +95,8 @@ async fn delta_tables_with_change_tracking_conform() {
     check(Arc::new(Tracked(tracking)), &expected).await;
 }
 
-/// Runs the statements, and returns the source that the last one has made by the name `s`.
-async fn source_of(folder: &std::path::Path, statements: &[&str]) -> Arc<dyn ChangeSource> {
+/// Runs the statements, and returns the source that the last one has made by the name `s`, with the session that it lives in.
+async fn source_of(folder: &Path, statements: &[&str]) -> (Arc<dyn ChangeSource>, SessionContext) {
     let session = SessionBuilder::new().with_warehouse(folder);
     let ctx = session.build().unwrap();
     for sql in statements {
@@ -102,7 +104,8 @@ async fn source_of(folder: &std::path::Path, statements: &[&str]) -> Arc<dyn Cha
         done.collect().await.unwrap();
     }
     let provider = ctx.table_provider("s").await.unwrap();
-    SourceTable::of(provider.as_ref()).unwrap().source()
+    let source = SourceTable::of(provider.as_ref()).unwrap().source();
+    (source, ctx)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,7 +116,7 @@ async fn tables_with_a_version_column_conform() {
         "INSERT INTO t VALUES (1, 'a', 1, false), (2, 'b', 1, NULL), (3, NULL, 4, false), (4, 'd', 7, true)",
         "CREATE EXTERNAL TABLE s STORED AS VERSIONED OPTIONS (table 't', version 'at', key 'id', deleted 'gone')",
     ];
-    let source = source_of(folder.path(), &statements).await;
+    let (source, _session) = source_of(folder.path(), &statements).await;
     let expected = [
         ExpectedVersion::new(
             1,
@@ -145,7 +148,7 @@ async fn full_dumps_conform() {
         dumps.display()
     );
     let warehouse = folder.path().join("warehouse");
-    let source = source_of(&warehouse, &[&create]).await;
+    let (source, _session) = source_of(&warehouse, &[&create]).await;
     let expected = [
         ExpectedVersion::new(1, &["insert id=1 name=a", "insert id=2 name=b"]),
         ExpectedVersion::new(

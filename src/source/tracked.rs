@@ -176,7 +176,12 @@ impl<T: TrackedTable> ChangeSource for Tracked<T> {
 
     async fn resolve(&self, bounds: &ChangeBounds) -> Result<ChangeRange> {
         let versions = self.0.bounds().await?;
-        let mut clock = Clock::new(self.0.name(), versions.current);
+        // who is at version 0 of a table without a version has missed nothing
+        let current = match bounds.since {
+            Bound::Version(0) => versions.current.max(0),
+            _ => versions.current,
+        };
+        let mut clock = Clock::new(self.0.name(), current);
         clock.earliest = match versions.reaches_creation {
             true => -1,
             false => versions.min_valid,

@@ -196,13 +196,14 @@ impl ScalarUDFImpl for TableFunction {
         if !constants.is_some_and(|constants| constants.iter().all(is_literal)) {
             return Ok(ExprSimplifyResult::Original(args));
         }
-        let value = lit(call.evaluate()?);
-        Ok(ExprSimplifyResult::Simplified(
-            match (self.kind, args.get(2)) {
-                (Kind::HasColumnChanged, Some(mask)) => is_bit_set_call(value, mask.clone()),
-                _ => value,
-            },
-        ))
+        let value = call.evaluate()?;
+        let simplified = match (self.kind, args.get(2)) {
+            (Kind::HasColumnChanged, Some(mask)) => {
+                is_bit_set_call(lit(value.cast_to(&DataType::Int64)?), mask.clone())
+            }
+            _ => lit(value),
+        };
+        Ok(ExprSimplifyResult::Simplified(simplified))
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
