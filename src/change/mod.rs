@@ -1,12 +1,14 @@
 //! The vocabulary of changes, shared by every source and every consumer. No I/O happens here.
 
 mod distinct;
+mod expression;
 mod mask;
 mod net;
 mod range;
 mod schema;
 
 pub(crate) use distinct::{comparable, distinct};
+pub(crate) use expression::unqualified;
 pub(crate) use mask::{ChangeMask, Hex, is_bit_set, is_column_in_mask};
 pub(crate) use net::{NetNature, net_changes, with_metadata, without_metadata};
 pub use range::{Bound, BoundKind, ChangeBounds, ChangeRange, VersionClock};

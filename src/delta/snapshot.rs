@@ -1,6 +1,6 @@
 //! One version of a Delta table: metadata, protocol and active files, read by the Delta kernel.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, MapArray, RecordBatch, StructArray};
@@ -10,14 +10,24 @@ use delta_kernel::{Engine, Snapshot as KernelSnapshot};
 use object_store::{ObjectMeta, ObjectStoreExt};
 use tokio::sync::OnceCell;
 
-use super::actions::{Add, DeletionVectorDescriptor, Metadata, Protocol};
+use super::actions::{Action, Add, DeletionVectorDescriptor, Metadata, Protocol};
 use super::applications::{self, Applications, Known};
 use super::engine::engine;
 use super::layout::TableLayout;
-use super::log::commit_path;
+use super::log::{CommitRange, commit_path, read_range};
 use super::properties::TableProperties;
 use super::table::DeltaTable;
 use crate::error::{Error, Result};
+
+/// After more commits than this all files are read anew.
+const MAX_REPLAYED: i64 = 64;
+
+/// The active files of a version.
+#[derive(Clone)]
+struct KnownFiles {
+    version: i64,
+    files: Arc<Vec<Add>>,
+}
 
 /// One version of a table; its file list is read at first use and kept.
 pub(crate) struct Snapshot {
@@ -30,6 +40,8 @@ pub(crate) struct Snapshot {
     /// The commit file as it was found: another one of the same version is another table's.
     commit: Option<ObjectMeta>,
     files: OnceCell<Arc<Vec<Add>>>,
+    /// The files of an earlier version, if they were read.
+    known_files: Option<KnownFiles>,
     /// How far applications had got at an earlier version, if that was read.
     known: Option<Known>,
     applications: OnceCell<Arc<Applications>>,
@@ -60,7 +72,7 @@ impl Snapshot {
             // it may have been created since
             built = build(table, version).await?;
         }
-        Self::try_new(table, built?, None).await
+        Self::try_new(table, built?, (None, None)).await
     }
 
     /// The newest version, reading only the commits after this one.
@@ -74,7 +86,10 @@ impl Snapshot {
             .await?
         {
             Ok(newer) if newer.version() == self.kernel.version() => Ok(Arc::clone(self)),
-            Ok(newer) => Self::try_new(&self.table, newer, self.known()).await,
+            Ok(newer) => {
+                let known = (self.known(), self.known_files());
+                Self::try_new(&self.table, newer, known).await
+            }
             // the log was cleaned or replaced under us: begin anew
             Err(_) => Self::load(&self.table, None).await,
         }
@@ -83,7 +98,7 @@ impl Snapshot {
     async fn try_new(
         table: &DeltaTable,
         kernel: Arc<KernelSnapshot>,
-        known: Option<Known>,
+        (known, known_files): (Option<Known>, Option<KnownFiles>),
     ) -> Result<Arc<Self>> {
         let configuration = kernel.table_configuration();
         let metadata: Metadata =
@@ -103,6 +118,7 @@ impl Snapshot {
             properties,
             commit,
             files: OnceCell::new(),
+            known_files,
             known,
             applications: OnceCell::new(),
         }))
@@ -141,6 +157,11 @@ impl Snapshot {
     /// The active files, each with its deletion vector.
     pub(crate) async fn files(&self) -> Result<Arc<Vec<Add>>> {
         let read = || async {
+            if let Some(known) = &self.known_files
+                && let Some(files) = self.replay(known).await?
+            {
+                return Ok(Arc::new(files));
+            }
             let kernel = Arc::clone(&self.kernel);
             let engine = self.engine();
             blocking(move || list_files(kernel, engine.as_ref()))
@@ -148,6 +169,47 @@ impl Snapshot {
                 .map(Arc::new)
         };
         self.files.get_or_try_init(read).await.cloned()
+    }
+
+    /// The files of an earlier version with what the commits since have done to them; `None` where it pays to read all anew.
+    async fn replay(&self, known: &KnownFiles) -> Result<Option<Vec<Add>>> {
+        if self.version() - known.version > MAX_REPLAYED {
+            return Ok(None);
+        }
+        let range = read_range(self, known.version + 1, self.version()).await?;
+        let CommitRange::Whole(commits) = range else {
+            return Ok(None);
+        };
+        // the newest commit that names a file is the one that counts, and its add if it has both
+        let (mut seen, mut files) = (HashSet::new(), Vec::new());
+        for commit in commits.into_iter().rev() {
+            let mut removed = Vec::new();
+            for action in commit.actions {
+                match action {
+                    Action::Add(mut add) if seen.insert(add.path.clone()) => {
+                        add.data_change = true;
+                        files.push(add);
+                    }
+                    Action::Remove(remove) => removed.push(remove.path),
+                    _ => {}
+                }
+            }
+            seen.extend(removed);
+        }
+        let kept = known.files.iter();
+        files.extend(kept.filter(|file| !seen.contains(&file.path)).cloned());
+        Ok(Some(files))
+    }
+
+    /// The files that a later version need not read again.
+    fn known_files(&self) -> Option<KnownFiles> {
+        match self.files.get() {
+            Some(files) => Some(KnownFiles {
+                version: self.version(),
+                files: Arc::clone(files),
+            }),
+            None => self.known_files.clone(),
+        }
     }
 
     /// How far each application had got at this version.

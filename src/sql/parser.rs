@@ -131,7 +131,7 @@ pub(crate) fn parse_tokens(tokens: Vec<TokenWithSpan>, sql: &str) -> Result<Pars
     let dialect = GenericDialect {};
     let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens.clone());
     if parse_words(&mut parser, &["WITH", "CHANGE_TRACKING_CONTEXT"]) {
-        return tracking_parser::parse_context(parser);
+        return tracking_parser::parse_context(parser, vec![]);
     }
     if parse_words(&mut parser, &["ALTER", "DATABASE"]) {
         return tracking_parser::parse_alter_database(parser);
@@ -166,6 +166,13 @@ pub(crate) fn parse_tokens(tokens: Vec<TokenWithSpan>, sql: &str) -> Result<Pars
         analyze: parse_words(&mut parser, &["ANALYZE"]),
         verbose: parse_words(&mut parser, &["VERBOSE"]),
     });
+    if explain.is_some() && parse_words(&mut parser, &["WITH", "CHANGE_TRACKING_CONTEXT"]) {
+        let explain = tokens
+            .iter()
+            .take_while(|token| !tracking_parser::is_with(token))
+            .cloned();
+        return tracking_parser::parse_context(parser, explain.collect());
+    }
     if let Some(statement) = sync_parser::parse_verb(&mut parser) {
         let sync = Box::new(sync_parser::parse_sync(parser, statement, sql)?);
         return Ok(Parsed::Sync { sync, explain });

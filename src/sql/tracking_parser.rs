@@ -199,11 +199,16 @@ fn retention(parser: &mut Parser<'_>) -> Result<String> {
     }
 }
 
-/// What follows `WITH CHANGE_TRACKING_CONTEXT`: the context, and the statement it is for.
+/// Whether the token is the word WITH.
+pub(super) fn is_with(token: &TokenWithSpan) -> bool {
+    matches!(&token.token, Token::Word(word) if word.value.eq_ignore_ascii_case("WITH"))
+}
+
+/// What follows `WITH CHANGE_TRACKING_CONTEXT`: the context, and the statement it is for, after the words of an EXPLAIN of it.
 ///
 /// # Errors
 /// When the context is no binary value or too long, or the statement writes no rows.
-pub(super) fn parse_context(mut parser: Parser<'_>) -> Result<Parsed> {
+pub(super) fn parse_context(mut parser: Parser<'_>, explain: Vec<TokenWithSpan>) -> Result<Parsed> {
     expect(&mut parser, &Token::LParen)?;
     let token = parser.next_token().token;
     let bad = |why: &str| {
@@ -225,22 +230,17 @@ pub(super) fn parse_context(mut parser: Parser<'_>) -> Result<Parsed> {
         return Err(bad("is longer"));
     }
     expect(&mut parser, &Token::RParen)?;
-    let mut statement: Vec<TokenWithSpan> = Vec::new();
-    if parser.consume_token(&Token::Comma) {
-        // the first of other common table expressions
-        statement.push(TokenWithSpan::wrap(Token::make_keyword("WITH")));
-    }
     const WRITES: [&str; 8] = [
         "INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "SYNC", "APPLY", "AUTO",
     ];
     let found = parser.peek_token().token;
     let writes =
         matches!(&found, Token::Word(word) if WRITES.contains(&word.value.to_uppercase().as_str()));
-    if statement.is_empty() && !writes {
+    if !writes {
         return Err(Error::invalid(format!(
             "WITH CHANGE_TRACKING_CONTEXT stands before INSERT, UPDATE, DELETE or MERGE, not before {found}"
         )));
     }
-    statement.extend(rest(&mut parser));
+    let statement = explain.into_iter().chain(rest(&mut parser)).collect();
     Ok(Parsed::InContext { context, statement })
 }

@@ -16,7 +16,7 @@ use super::relation::{Read, SourceRelation};
 use super::resolve_exec::{Resolution, ResolveChangesExec};
 use crate::change::{
     Bound, CHANGE_ORDINAL, CHANGE_TYPE, CHANGED_COLUMNS, COMMIT_VERSION, ChangeBounds, ChangeRange,
-    ChangeType,
+    ChangeType, unqualified,
 };
 use crate::error::{Error, Result};
 use crate::source::ChangeSource;
@@ -139,15 +139,6 @@ impl CurrentRows<'_> {
         let plan = plan.project(events)?.build()?;
         Ok(state.create_physical_plan(&plan).await?)
     }
-}
-
-fn unqualified(filter: &Expr) -> Result<Expr> {
-    use datafusion::common::tree_node::{Transformed, TreeNode};
-    let renamed = filter.clone().transform(|node| match node {
-        Expr::Column(column) => Ok(Transformed::yes(ident(column.name))),
-        other => Ok(Transformed::no(other)),
-    });
-    Ok(renamed?.data)
 }
 
 /// The rows that are written and not deleted, with the wanted columns.

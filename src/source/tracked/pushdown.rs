@@ -9,13 +9,13 @@
 )]
 
 use arrow::datatypes::{DataType, Schema};
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, ScalarValue};
+use datafusion::common::ScalarValue;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, Operator};
 use datafusion::sql::unparser::Unparser;
 use datafusion::sql::unparser::dialect::Dialect;
 
+use crate::change::unqualified;
 use crate::error::Result;
 use crate::source::ChangeRead;
 
@@ -71,17 +71,6 @@ pub(crate) fn pushed_down(
         predicate: (!conditions.is_empty()).then(|| conditions.join(" AND ")),
         limit: read.limit.filter(|_| read.filters.is_empty()),
     })
-}
-
-fn unqualified(condition: &Expr) -> Result<Expr> {
-    let renamed = condition.clone().transform(|node| match node {
-        Expr::Column(column) => {
-            let column = Column::new_unqualified(column.name);
-            Ok(Transformed::yes(Expr::Column(column)))
-        }
-        other => Ok(Transformed::no(other)),
-    });
-    Ok(renamed?.data)
 }
 
 /// Whether a condition is made of comparisons of columns with constants, and of AND, OR and NOT, so that neither the order in which

@@ -3,10 +3,11 @@
 //! They are evaluated once for a statement, when it is about to run, as `now()` is: a view and a prepared statement ask anew each
 //! time they are used. So they are volatile, and become literals where the optimizer knows when the statement runs.
 
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int32Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array, TimestampMicrosecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::catalog::CatalogProviderList;
@@ -18,7 +19,7 @@ use datafusion::logical_expr::{
 };
 
 use super::capture::first_version;
-use super::lsn::encode;
+use super::lsn::{decode, encode};
 use super::mask_functions::is_bit_set_call;
 use super::relations::version_of;
 use crate::change::is_bit_set;
@@ -219,6 +220,11 @@ impl ScalarUDFImpl for TableFunction {
         if self.kind == Kind::HasColumnChanged {
             return Ok(call.has_column_changed(arguments.number_rows)?);
         }
+        if let (Kind::LsnToTime, Some(ColumnarValue::Array(lsns))) =
+            (self.kind, arguments.args.first())
+        {
+            return Ok(call.lsns_to_times(lsns)?);
+        }
         Ok(ColumnarValue::Scalar(call.evaluate()?))
     }
 }
@@ -325,6 +331,40 @@ impl Call<'_> {
             Ok(ScalarValue::TimestampMicrosecond(time, Some("UTC".into())))
         })?;
         Ok(time.unwrap_or_else(no_time))
+    }
+
+    /// The same of each LSN; each is looked up once.
+    fn lsns_to_times(&self, lsns: &ArrayRef) -> Result<ColumnarValue> {
+        let lsns = cast(lsns, &DataType::Binary)?;
+        let versions = lsns.as_binary::<i32>().iter();
+        let versions = versions.map(|lsn| lsn.map(decode).transpose());
+        let versions = versions.collect::<Result<Vec<Option<i64>>>>()?;
+        let wanted: BTreeSet<i64> = versions.iter().flatten().copied().collect();
+        let tracking = self.tracking(1)?;
+        let times = block_on(move || {
+            let (tracking, wanted) = (tracking.clone(), wanted.clone());
+            async move {
+                let mut times = HashMap::new();
+                let Some(tracking) = tracking else {
+                    return Ok(times);
+                };
+                let bounds = tracking.bounds().await?;
+                for version in wanted.range(bounds.min_valid..=bounds.current) {
+                    times.extend(
+                        tracking
+                            .commit_time(*version)
+                            .await?
+                            .map(|time| (*version, time)),
+                    );
+                }
+                Ok(times)
+            }
+        })?;
+        let times = versions
+            .iter()
+            .map(|version| times.get(&(*version)?).copied());
+        let times: TimestampMicrosecondArray = times.collect();
+        Ok(ColumnarValue::Array(Arc::new(times.with_timezone("UTC"))))
     }
 
     /// Whether the bit of a column is set in each mask.

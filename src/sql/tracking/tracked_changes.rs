@@ -10,7 +10,6 @@ use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::ScalarValue;
 use datafusion::common::metadata::FieldMetadata;
-use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::functions_aggregate::first_last::last_value;
@@ -27,7 +26,7 @@ use super::images::{
     CONTEXT, Images, created_version, existed, exists, last_version, over_versions, steps,
 };
 use super::mask_functions::{COLUMNS_KEY, change_columns_mask};
-use crate::change::{ChangeBounds, ChangeRange};
+use crate::change::{ChangeBounds, ChangeRange, unqualified};
 use crate::delta::DeltaTable;
 use crate::error::{Error, Result};
 use crate::source::{ChangeRead, ChangeSource, DeltaTracking, FeedLog, Tracked, TrackedTable};
@@ -173,14 +172,6 @@ fn is_of_keys(filter: &Expr, keys: &[String]) -> bool {
         && !columns.is_empty()
         && names.all(|column| keys.contains(&column.name))
         && !filter.is_volatile()
-}
-
-fn unqualified(filter: &Expr) -> Result<Expr> {
-    let renamed = filter.clone().transform(|node| match node {
-        Expr::Column(column) => Ok(Transformed::yes(ident(column.name))),
-        other => Ok(Transformed::no(other)),
-    });
-    Ok(renamed?.data)
 }
 
 /// The table's own columns at the end of a range.

@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use arrow::datatypes::FieldRef;
 use datafusion::catalog::default_table_source::provider_as_source;
-use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, JoinType, ScalarValue, TableReference};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit, when};
 
 use super::dump_table::{Content, DumpTable};
-use crate::change::{CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, distinct};
+use crate::change::{
+    CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, distinct, unqualified,
+};
 use crate::error::Result;
 
 /// What the columns of the older dump are called in a plan, followed by their position; and those of the newer.
@@ -189,13 +190,4 @@ fn differs(old: &Content, new: &Content) -> Expr {
         }
     });
     columns.fold(missing(OLD).or(missing(NEW)), Expr::or)
-}
-
-/// A filter over a table's columns by their names alone.
-fn unqualified(filter: &Expr) -> Result<Expr> {
-    let renamed = filter.clone().transform(|node| match node {
-        Expr::Column(column) => Ok(Transformed::yes(ident(column.name))),
-        other => Ok(Transformed::no(other)),
-    });
-    Ok(renamed?.data)
 }

@@ -6,7 +6,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::default_table_source::provider_as_source;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{ScalarValue, TableReference};
 use datafusion::execution::SessionState;
 use datafusion::functions_aggregate::expr_fn::{count, max, min, sum};
@@ -18,6 +18,7 @@ use super::column::VersionColumn;
 use super::fit::{fit, plan_inside};
 use crate::change::{
     CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeRange, ChangeType, change_schema,
+    unqualified,
 };
 use crate::error::{Error, Result};
 use crate::source::ChangeRead;
@@ -264,12 +265,4 @@ fn some(columns: Vec<Expr>) -> Vec<Expr> {
         true => vec![lit(true)],
         false => columns,
     }
-}
-
-fn unqualified(filter: &Expr) -> Result<Expr> {
-    let renamed = filter.clone().transform(|node| match node {
-        Expr::Column(column) => Ok(Transformed::yes(ident(column.name))),
-        other => Ok(Transformed::no(other)),
-    });
-    Ok(renamed?.data)
 }
