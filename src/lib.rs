@@ -4,10 +4,11 @@
 //! sources, deletes included.
 //!
 //! ```text
-//!  Delta table ─┐                                    ┌─ SELECT … FROM table_changes('t', 41)
-//!  files with  ─┴─ ChangeSource ── change relation ──┼─ MERGE INTO target USING table_changes(…) … ── one Delta commit
-//!  change          resolve()       _change_type      └─ SYNC INTO target FROM source … ───────────── one Delta commit, which also
-//!  markers         changes()       _commit_version                                                   records the position
+//!  Delta tables   ─┐                                   ┌─ SELECT … FROM table_changes('t', 41), CHANGETABLE(CHANGES t, 41)
+//!  files with      ├─ ChangeSource ── change relation ─┼─ MERGE INTO target USING table_changes(…) … ── one Delta commit
+//!  change markers  │   resolve()       _change_type    └─ SYNC INTO target FROM source … ───────────── one Delta commit, which
+//!  version-tracked ┘   changes()       _commit_version                                                 also records the position
+//!  tables
 //! ```
 //!
 //! Begin with [`sql::SessionContextExt::register_alluvial`] in an application that has a `SessionContext`, or with
@@ -19,11 +20,11 @@
 //! - [`change`] does no I/O: it is the vocabulary, and plans over change relations.
 //! - Only `source` knows where changes come from. `merge` and `source` never meet: what joins them is a relation.
 //! - Only [`delta`] reads or writes `_delta_log`, and data files are written before the commit that names them.
-//! - Only [`sql`] offers DataFusion's planning traits to sessions. `merge` and [`sync`] have table providers of their own, for the
-//!   sides of their joins and for rows on their way to a commit, that no session ever sees by name.
+//! - Only [`sql`] offers DataFusion's planning traits to sessions. `merge`, `source` and [`sync`] have table providers of their own,
+//!   for the sides of their joins and for rows on their way to a commit, that no session ever sees by name.
 //! - [`sync`] names nothing: what a statement names, the session looks up for it (`SyncSession`, which [`sql`] implements).
-//! - Planning has no side effects: EXPLAIN plans everything and writes nothing, but for the ledger of files with change markers, in
-//!   which whoever looks first gives a new file its number. `CREATE` and `ALTER TABLE` are no plans and act at once.
+//! - Planning has no side effects: EXPLAIN plans everything and writes nothing, but for the ledger of files with change markers and of
+//!   full dumps, in which whoever looks first gives a new file its number. `CREATE` and `ALTER TABLE` are no plans and act at once.
 //! - Connections to object stores for such files live on a runtime of their own: SQL is planned synchronously, and must not wait
 //!   for a thread that waits for it.
 //! - Operators talk in record batches only.

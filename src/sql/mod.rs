@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!  SessionContextExt::register_alluvial      into any SessionContext: then plain ctx.sql() knows
-//!    ├ ChangesRelationPlanner                table_changes(…), VERSION AS OF
+//!    ├ ChangesRelationPlanner                table_changes(…), VERSION AS OF, changetable_changes(…), fn_cdc_get_all_changes(…)
+//!    ├ functions                             change_tracking_current_version(…), fn_cdc_get_max_lsn(…), …
 //!    ├ DmlRule                               UPDATE, DELETE of Delta tables
-//!    └ DeltaTableFactory                     CREATE EXTERNAL TABLE … STORED AS DELTA
+//!    └ factories                             CREATE EXTERNAL TABLE … STORED AS DELTA, CHANGE_FILES, VERSIONED, SNAPSHOTS
 //!  SessionContextExt::alluvial_sql           the same and CREATE TABLE, ALTER TABLE, DESCRIBE HISTORY, SYNC, …
 //!  SessionBuilder                            a session on a warehouse folder, as the shell has it
 //! ```

@@ -29,14 +29,15 @@ const CATALOG: &str = "alluvial";
 #[async_trait]
 pub trait SessionContextExt {
     /// Teaches the session Delta tables and change reads. Afterwards plain `ctx.sql()` knows `table_changes(…)`, MERGE, UPDATE and
-    /// DELETE on Delta tables, and `CREATE EXTERNAL TABLE … STORED AS DELTA` and `STORED AS CHANGE_FILES`. Calling it again changes nothing.
+    /// DELETE on Delta tables, `changetable_changes('t', v)` and the other relations and functions of change tracking, and
+    /// `CREATE EXTERNAL TABLE … STORED AS DELTA`, `CHANGE_FILES`, `VERSIONED` and `SNAPSHOTS`. Calling it again changes nothing.
     ///
     /// # Errors
     /// When the session refuses a registration.
     fn register_alluvial(&self) -> Result<()>;
 
     /// Plans one statement: DataFusion's, or one that its parser does not know, such as `CREATE TABLE … TBLPROPERTIES`,
-    /// `ALTER TABLE`, `DESCRIBE HISTORY`, `t VERSION AS OF 3`, `MERGE … UPDATE SET *`. Tables are created and altered here; rows are
+    /// `ALTER TABLE`, `CHANGETABLE(CHANGES t, v)`, `DESCRIBE HISTORY`, `t VERSION AS OF 3`, `MERGE … UPDATE SET *`. Tables are created and altered here; rows are
     /// written when the result is executed.
     ///
     /// ```
