@@ -10,6 +10,8 @@
 //! ```
 
 mod capture;
+mod change_table;
+mod feed_relation;
 mod functions;
 mod images;
 mod lsn;

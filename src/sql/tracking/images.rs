@@ -70,8 +70,17 @@ impl Images<'_> {
         ];
         for (index, field) in self.values.iter().enumerate() {
             let (first, last) = (first_name(index), last_name(index));
-            aggregates.push(first_value(ident(field.name()), by_step()).alias(first));
-            aggregates.push(last_value(ident(field.name()), by_step()).alias(last));
+            let value = || ident(field.name());
+            if self.by_version && !field.data_type().is_nested() {
+                // within a version a key has one row before and one after it: no order is needed to find them
+                let is_before = || (ident(STEP) % lit(4_i64)).lt(lit(2_i64));
+                let before = when(is_before(), value()).end()?;
+                let after = when(is_before().is_not_true(), value()).end()?;
+                aggregates.extend([max(before).alias(first), max(after).alias(last)]);
+            } else {
+                aggregates.push(first_value(value(), by_step()).alias(first));
+                aggregates.push(last_value(value(), by_step()).alias(last));
+            }
         }
         if self.contexts {
             aggregates.push(last_value(ident(CHANGE_CONTEXT), by_step()).alias(CONTEXT));

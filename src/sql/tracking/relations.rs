@@ -11,9 +11,10 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Volatility
 use datafusion::sql::sqlparser::ast::{self, FunctionArg, FunctionArgExpr};
 
 use super::capture::{Capture, RowFilter, START_LSN};
+use super::change_table::SYS_CHANGE_VERSION;
 use super::lsn;
 use super::tables_view::TrackingTables;
-use super::tracked_changes::{Question, SYS_CHANGE_VERSION, TrackedChanges};
+use super::tracked_changes::{Question, TrackedChanges};
 use crate::change::{Bound, BoundKind, ChangeBounds};
 use crate::delta::DeltaTable;
 use crate::error::{Error, Result};
