@@ -77,8 +77,16 @@ impl Snapshot {
 
     /// The newest version, reading only the commits after this one.
     pub(crate) async fn refresh(self: &Arc<Self>) -> Result<Arc<Self>> {
-        if commit_file(&self.table, self.version()).await? != self.commit {
+        let (commit, next) = futures::try_join!(
+            commit_file(&self.table, self.version()),
+            commit_file(&self.table, self.version() + 1),
+        )?;
+        if commit != self.commit {
             return Self::load(&self.table, None).await;
+        }
+        // a listing goes through the whole log where the store cannot begin at a name
+        if commit.is_some() && next.is_none() {
+            return Ok(Arc::clone(self));
         }
         let known = Arc::clone(&self.kernel);
         let engine = self.engine();
