@@ -12,10 +12,11 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{CreateExternalTable, Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::factory::primary_key;
+use super::source_table::{SourceProvider, SourceRows};
 use crate::error::{Error, Result};
 use crate::source::{ChangeRead, ChangeSource, DumpCounts, Snapshots, Tracked, TrackedTable};
 
@@ -55,7 +56,9 @@ impl TableProviderFactory for SnapshotsFactory {
         }
         let declared = Arc::new(statement.schema.as_arrow().clone());
         let snapshots = Snapshots::try_new(name, location, &options, declared)?;
-        Ok(Arc::new(SnapshotsProvider::try_new(snapshots).await?))
+        Ok(Arc::new(
+            SourceProvider::try_new(Arc::new(snapshots)).await?,
+        ))
     }
 }
 
@@ -70,79 +73,37 @@ fn own_options(options: &HashMap<String, String>) -> HashMap<String, String> {
     own.collect()
 }
 
-/// The rows of the newest dump.
-#[derive(Debug, Clone)]
-pub(crate) struct SnapshotsProvider {
-    snapshots: Snapshots,
-    schema: SchemaRef,
-}
-
-impl SnapshotsProvider {
-    /// The table, with the columns that the newest dump has now.
-    ///
-    /// # Errors
-    /// When the location cannot be read, or has no dump to tell the columns.
-    pub(crate) async fn try_new(snapshots: Snapshots) -> Result<Self> {
-        Ok(Self {
-            schema: snapshots.columns(None).await?,
-            snapshots,
-        })
-    }
-
-    /// The same with the columns that the newest dump has by now.
-    pub(crate) async fn refreshed(&self) -> Result<Self> {
-        Self::try_new(self.snapshots.clone()).await
-    }
-
-    /// Its changes; each question is answered for the moment at which it is asked.
-    pub(crate) fn source(&self) -> Arc<dyn ChangeSource> {
-        Arc::new(Tracked(self.snapshots.clone()))
-    }
-
-    /// Its changes; all questions are answered for the moment of the first one.
-    pub(crate) fn pinned_source(&self) -> Arc<dyn ChangeSource> {
-        Arc::new(Tracked(self.snapshots.pinned()))
-    }
-
-    /// Its versions, with the dump of each and what it has changed.
-    pub(crate) fn versions(&self) -> Arc<dyn TableProvider> {
-        Arc::new(DumpsTable {
-            snapshots: self.snapshots.clone(),
-        })
-    }
-}
-
+/// The table shows the rows of the newest dump.
 #[async_trait]
-impl TableProvider for SnapshotsProvider {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
+impl SourceRows for Snapshots {
+    fn kind(&self) -> &'static str {
+        SNAPSHOTS
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::Base
+    fn source(&self) -> Arc<dyn ChangeSource> {
+        Arc::new(Tracked(self.clone()))
     }
 
-    fn supports_filters_pushdown(
+    fn pinned_source(&self) -> Arc<dyn ChangeSource> {
+        Arc::new(Tracked(self.pinned()))
+    }
+
+    fn versions(&self) -> Arc<dyn TableProvider> {
+        Arc::new(DumpsTable {
+            snapshots: self.clone(),
+        })
+    }
+
+    async fn columns(&self) -> Result<SchemaRef> {
+        TrackedTable::columns(self, None).await
+    }
+
+    async fn rows(
         &self,
-        filters: &[&Expr],
-    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
-    }
-
-    async fn scan(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let read = ChangeRead {
-            state,
-            projection,
-            filters,
-            limit,
-        };
-        Ok(self.snapshots.newest(&self.schema, &read).await?)
+        columns: &SchemaRef,
+        read: ChangeRead<'_>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.newest(columns, &read).await
     }
 }
 

@@ -13,7 +13,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::CreateExternalTable;
 use url::Url;
 
-use super::VersionedProvider;
+use super::super::source_table::SourceProvider;
 use super::given::{Format, Given};
 use super::place::{DeltaAt, Files, NamedTable};
 use crate::delta::DeltaTable;
@@ -39,10 +39,7 @@ impl TableProviderFactory for VersionedFactory {
     }
 }
 
-async fn create(
-    state: &SessionState,
-    statement: &CreateExternalTable,
-) -> Result<VersionedProvider> {
+async fn create(state: &SessionState, statement: &CreateExternalTable) -> Result<SourceProvider> {
     let mut given = Given::try_new(statement)?;
     let options = std::mem::take(&mut given.versioned);
     let place = match given.table.take() {
@@ -56,7 +53,7 @@ async fn create(
         identity,
     } = place;
     let table = VersionedTable::try_new(name, location, identity, table, &options, state).await?;
-    VersionedProvider::try_new(table).await
+    SourceProvider::try_new(Arc::new(table)).await
 }
 
 /// Where the rows are, and what tells that place from others.

@@ -13,7 +13,8 @@ use datafusion::execution::cache::TableScopedPath;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::LogicalPlan;
 
-use super::VersionedProvider;
+use super::super::source_table::SourceProvider;
+use super::VERSIONED;
 use crate::delta::DeltaTable;
 use crate::error::{Error, Result};
 use crate::source::RowTable;
@@ -72,7 +73,8 @@ impl RowTable for NamedTable {
         })?;
         for read in tables_read(&table)? {
             // which might be made of this one
-            if read.is::<VersionedProvider>() {
+            let source = read.downcast_ref::<SourceProvider>();
+            if source.is_some_and(|source| source.kind() == VERSIONED) {
                 return Err(Error::invalid(format!(
                     "{} reads a table STORED AS VERSIONED; name the table behind that",
                     self.given
