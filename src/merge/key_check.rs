@@ -15,7 +15,6 @@ use datafusion::common::{Column, ScalarValue};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::execution::{SessionState, TaskContext};
-use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, ident, lit};
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
@@ -27,11 +26,11 @@ use super::row_format::{ACTION, FILE, ROW, RowAction, new_name, old_name};
 use super::unique_exec::{
     Done, Moved, SortedKeys, UniqueKeysExec, is_small_integer, key_bits, repeated,
 };
+use crate::change::repeated_key;
 use crate::delta::scan::DeltaScan;
 use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
 
-const ROWS: &str = "__alluvial_rows";
 const INSERTED: &str = "inserted";
 const PRESENT: &str = "present";
 const MARKED: &str = "marked";
@@ -191,18 +190,9 @@ impl KeyCheck {
             let columns = self.keys.iter();
             columns.map(move |key| Expr::Column(Column::new(Some(relation), key)))
         };
-        let twice = self
-            .new_keys()?
-            .aggregate(of(INSERTED), vec![count(lit(1_i64)).alias(ROWS)])?
-            .filter(ident(ROWS).gt(lit(1_i64)))?
-            .project(of(INSERTED))?;
-        self.refuse_any(
-            base,
-            session,
-            twice.build()?,
-            "the statement writes that key twice",
-        )
-        .await?;
+        let twice = repeated_key(self.new_keys()?.build()?, of(INSERTED).collect())?;
+        self.refuse_any(base, session, twice, "the statement writes that key twice")
+            .await?;
         if !self.may_be_there {
             return Ok(());
         }

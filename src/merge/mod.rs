@@ -34,7 +34,7 @@ pub(crate) use create::plan_create;
 pub(crate) use dml::{DmlKind, rewrite_dml, session_state};
 pub(crate) use insert::{InsertMode, plan_append, plan_insert, plan_truncate};
 pub(crate) use key_check::key_text;
-pub(crate) use planner::{MergeStatement, plan_merge, without_dynamic_filters};
+pub(crate) use planner::{MergeStatement, plan_merge};
 pub(crate) use relation::SourceRelation as PlanRelation;
 pub(crate) use unique_exec::{RepeatedKeys, UniqueKeysExec};
 pub(crate) use write_exec::RowCounts;

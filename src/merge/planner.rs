@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::common::stats::Precision;
 use datafusion::common::{DFSchemaRef, Statistics};
+use datafusion::execution::SessionState;
 use datafusion::execution::memory_pool::MemoryLimit;
-use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::dml::MergeIntoClause;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
@@ -25,6 +25,7 @@ use super::relation::{SourceRelation, TargetRelation};
 use super::row_format::RowFormat;
 use super::row_plan::{RowPlanner, Shape};
 use super::write_exec::WriteSpec;
+use crate::change::without_dynamic_filters;
 use crate::delta::DeltaTable;
 use crate::delta::layout::TableLayout;
 use crate::delta::scan::{DeltaScan, ScanFile};
@@ -312,20 +313,6 @@ impl MergeStatement {
         }
         session
     }
-}
-
-/// The session for a plan that becomes part of a larger one, which is optimised again: a join that has its dynamic filter by then
-/// could not be.
-pub(crate) fn without_dynamic_filters(session: &SessionState) -> SessionState {
-    const DYNAMIC_FILTERS: &str = "FilterPushdown(Post)";
-    let rules = session.physical_optimizers().iter();
-    let rules = rules
-        .filter(|rule| rule.name() != DYNAMIC_FILTERS)
-        .cloned()
-        .collect();
-    SessionStateBuilder::new_from_existing(session.clone())
-        .with_physical_optimizer_rules(rules)
-        .build()
 }
 
 fn source_statistics(source: &Arc<dyn ExecutionPlan>) -> Option<Arc<Statistics>> {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use chrono::Utc;
-use datafusion::common::ScalarValue;
+use datafusion::common::{ScalarValue, project_schema};
 use datafusion::logical_expr::{Expr, Operator};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -439,10 +439,7 @@ fn context_column() -> Option<FieldRef> {
 }
 
 fn empty(schema: &SchemaRef, read: &ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {
-    let projected = match read.projection {
-        Some(indices) => Arc::new(schema.project(indices)?),
-        None => Arc::clone(schema),
-    };
+    let projected = project_schema(schema, read.projection)?;
     Ok(Arc::new(EmptyExec::new(projected)))
 }
 

@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
+use super::rewrite::is_word;
 use super::sync_parser;
 use super::tracking_parser::{self, DatabaseTracking};
 use super::types::{expect, parse_type, parse_words};
@@ -169,7 +170,7 @@ pub(crate) fn parse_tokens(tokens: Vec<TokenWithSpan>, sql: &str) -> Result<Pars
     if explain.is_some() && parse_words(&mut parser, &["WITH", "CHANGE_TRACKING_CONTEXT"]) {
         let explain = tokens
             .iter()
-            .take_while(|token| !tracking_parser::is_with(token))
+            .take_while(|token| !is_word(Some(token), "WITH"))
             .cloned();
         return tracking_parser::parse_context(parser, explain.collect());
     }

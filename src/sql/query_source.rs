@@ -13,7 +13,7 @@ use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{CastExpr, Column};
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -21,11 +21,10 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use super::changes_table::ChangesTable;
 use crate::change::{
     Bound, CHANGE_TYPE, CHANGED_COLUMNS, COMMIT_VERSION, ChangeBounds, ChangeRange, change_columns,
-    metadata_columns,
+    metadata_columns, without_dynamic_filters,
 };
 use crate::delta::create::TableDefinition;
 use crate::error::{Error, Result};
-use crate::merge::without_dynamic_filters;
 use crate::source::{ChangeRead, ChangeSource};
 
 /// A query over changes.
@@ -282,28 +281,6 @@ impl ChangeSource for QuerySource {
             "a query over changes has no rows of its own",
         ))
     }
-}
-
-/// The plan with the names, types and nullability that its columns were announced with.
-pub(super) fn as_schema(
-    plan: Arc<dyn ExecutionPlan>,
-    wanted: &SchemaRef,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    if plan.schema() == *wanted {
-        return Ok(plan);
-    }
-    let columns = wanted.fields().iter().enumerate().map(|(index, field)| {
-        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), index));
-        // a cast that changes nothing still says what the column is
-        let column: Arc<dyn PhysicalExpr> = Arc::new(CastExpr::new_with_target_field(
-            column,
-            Arc::clone(field),
-            None,
-        ));
-        (column, field.name().clone())
-    });
-    let columns = columns.collect::<Vec<_>>();
-    Ok(Arc::new(ProjectionExec::try_new(columns, plan)?))
 }
 
 /// The plan's columns at these positions.

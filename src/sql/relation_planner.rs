@@ -25,7 +25,6 @@ use super::change_files_table::{ChangeFilesTable, RejectedTable};
 use super::changes_table::{ChangesTable, open_bounds};
 use super::delta_table::DeltaTableProvider;
 use super::functions::bound;
-use super::lookup::Lookup;
 use super::source_table::SourceTable;
 use super::tracking;
 use crate::change::{
@@ -76,11 +75,7 @@ impl RelationPlanner for ChangesRelationPlanner {
         } = &relation
         {
             let arguments = args.as_ref().map(|arguments| arguments.args.as_slice());
-            let lookup = Lookup::new(
-                Arc::clone(&self.catalogs),
-                &context.context_provider().options().catalog,
-            );
-            if let Some(plan) = tracking::plan_relation(name, arguments, &lookup, context)? {
+            if let Some(plan) = tracking::plan_relation(name, arguments, &self.catalogs, context)? {
                 let planned = PlannedRelation::new(plan, alias.clone());
                 return Ok(RelationPlanning::Planned(Box::new(planned)));
             }

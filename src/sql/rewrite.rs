@@ -527,7 +527,8 @@ fn separated(groups: impl Iterator<Item = Vec<TokenWithSpan>>, span: Span) -> Ve
     output
 }
 
-fn is_word(token: Option<&TokenWithSpan>, text: &str) -> bool {
+/// Whether the token is this word, not in quotes.
+pub(super) fn is_word(token: Option<&TokenWithSpan>, text: &str) -> bool {
     matches!(token.map(|token| &token.token), Some(Token::Word(word)) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text))
 }
 

@@ -199,11 +199,6 @@ fn retention(parser: &mut Parser<'_>) -> Result<String> {
     }
 }
 
-/// Whether the token is the word WITH.
-pub(super) fn is_with(token: &TokenWithSpan) -> bool {
-    matches!(&token.token, Token::Word(word) if word.value.eq_ignore_ascii_case("WITH"))
-}
-
 /// What follows `WITH CHANGE_TRACKING_CONTEXT`: the context, and the statement it is for, after the words of an EXPLAIN of it.
 ///
 /// # Errors

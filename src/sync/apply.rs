@@ -11,7 +11,6 @@ use std::sync::Arc;
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::{DFSchema, ScalarValue, TableReference};
 use datafusion::dataframe::DataFrame;
-use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, ident, lit};
 use datafusion::physical_plan::ExecutionPlan;
 
@@ -26,6 +25,7 @@ use super::resolve_exec::Resolution;
 use super::setup::{Setup, Target};
 use super::spec::Storage;
 use super::step::Work;
+use crate::change::{repeated_key, without_dynamic_filters};
 use crate::delta::actions::Action;
 use crate::delta::create::TableDefinition;
 use crate::delta::snapshot::Snapshot;
@@ -33,7 +33,6 @@ use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
 use crate::merge::{
     CommitExec, MergeStatement, PlanRelation, UniqueKeysExec, plan_append, plan_create,
-    without_dynamic_filters,
 };
 
 /// A table property: key and value.
@@ -120,16 +119,9 @@ fn check_comparable(setup: &Setup<'_>) -> Result<()> {
 async fn check_unique(setup: &Setup<'_>, base: &Arc<Snapshot>) -> Result<()> {
     let relation = VersionRelation::new(base).await?;
     let keys: Vec<Expr> = setup.keys.iter().map(ident).collect();
-    let repeated =
-        LogicalPlanBuilder::scan("target", provider_as_source(Arc::new(relation)), None)?
-            .aggregate(
-                keys.clone(),
-                vec![count(lit(1_i64)).alias("__alluvial_rows")],
-            )?
-            .filter(ident("__alluvial_rows").gt(lit(1_i64)))?
-            .project(keys)?
-            .limit(0, Some(1))?
-            .build()?;
+    let target = provider_as_source(Arc::new(relation));
+    let target = LogicalPlanBuilder::scan("target", target, None)?.build()?;
+    let repeated = repeated_key(target, keys)?;
     let found = DataFrame::new(setup.state.as_ref().clone(), repeated)
         .collect()
         .await?;

@@ -14,8 +14,8 @@ use super::remembered::{
 };
 use super::resolve_exec::{Resolution, ResolveChangesExec};
 use super::setup::{Setup, Target};
+use crate::change::without_dynamic_filters;
 use crate::error::Result;
-use crate::merge::without_dynamic_filters;
 
 /// What the target remembers of earlier statements; nothing where versions order the changes.
 pub(super) struct Remembering(Option<Remembered>);

@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
+use datafusion::common::project_schema;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use tokio::sync::OnceCell;
@@ -135,8 +136,14 @@ impl Snapshots {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let dumps = self.dumps().await?;
         let newest = dumps.current();
-        self.inserts(&dumps, newest, projected(columns, read)?, false, read)
-            .await
+        self.inserts(
+            &dumps,
+            newest,
+            project_schema(columns, read.projection)?,
+            false,
+            read,
+        )
+        .await
     }
 
     async fn look(&self) -> Result<Arc<Dumps>> {
@@ -188,7 +195,8 @@ impl Snapshots {
         read: &ChangeRead<'_>,
     ) -> Result<SchemaRef> {
         let columns = self.columns_of(dumps, version)?;
-        projected(&change_schema(&self.shared.name, &columns)?, read)
+        let schema = change_schema(&self.shared.name, &columns)?;
+        Ok(project_schema(&schema, read.projection)?)
     }
 
     /// Plans the differences that some versions have made.
@@ -339,13 +347,6 @@ fn in_turn(
         return Arc::new(EmptyExec::new(schema));
     }
     Arc::new(SequenceExec::new(plans, schema, label))
-}
-
-fn projected(schema: &SchemaRef, read: &ChangeRead<'_>) -> Result<SchemaRef> {
-    match read.projection {
-        Some(indices) => Ok(Arc::new(schema.project(indices)?)),
-        None => Ok(Arc::clone(schema)),
-    }
 }
 
 /// Refuses options that are those of other tables.

@@ -11,7 +11,6 @@
 
 mod column;
 mod commit_version;
-mod fit;
 mod options;
 mod plan;
 

@@ -17,7 +17,7 @@ use crate::delta::properties::{
     interval_micros,
 };
 use crate::delta::snapshot::Snapshot;
-use crate::delta::tracking::{TRACKING_PREFIX, TrackingOptions};
+use crate::delta::tracking::{TRACKING_PREFIX, TrackingOptions, disable};
 use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
 use crate::sql::parser::TableChange;
@@ -120,7 +120,9 @@ async fn tracking_change(
             None
         }
         TableChange::EnableTracking { options, .. } => {
-            Some(tracking::enable_tracking(ctx, name, snapshot, options.clone()).await?)
+            let mut metadata = snapshot.metadata().clone();
+            tracking::enable_tracking(ctx, name, snapshot, options.clone(), &mut metadata).await?;
+            Some((metadata, Operation::new("ENABLE CHANGE TRACKING")))
         }
         TableChange::SetTracking(options) => {
             Some(tracking::set_tracking(snapshot, options.clone()).await?)
@@ -133,7 +135,11 @@ async fn tracking_change(
             }
             None
         }
-        TableChange::DisableTracking { .. } => Some(tracking::disable_tracking(snapshot)),
+        TableChange::DisableTracking { .. } => {
+            let mut metadata = snapshot.metadata().clone();
+            disable(&mut metadata);
+            Some((metadata, Operation::new("DISABLE CHANGE TRACKING")))
+        }
         TableChange::SetProperties(properties) => {
             let on = properties.get(ENABLE_CHANGE_DATA_FEED);
             let on = on.map(|value| value.eq_ignore_ascii_case("true"));
@@ -172,17 +178,12 @@ async fn feed_switched(
             Operation::new("SET TBLPROPERTIES"),
         )
     });
-    let (tracked, _) = if on {
-        tracking::enable_tracking(ctx, name, snapshot, TrackingOptions::default()).await?
+    if on {
+        let options = TrackingOptions::default();
+        tracking::enable_tracking(ctx, name, snapshot, options, &mut metadata).await?;
     } else {
-        tracking::disable_tracking(snapshot)
-    };
-    metadata
-        .configuration
-        .retain(|key, _| !key.starts_with(TRACKING_PREFIX));
-    let of_tracking = tracked.configuration.into_iter();
-    let of_tracking = of_tracking.filter(|(key, _)| key.starts_with(TRACKING_PREFIX));
-    metadata.configuration.extend(of_tracking);
+        disable(&mut metadata);
+    }
     Ok(Some(Some((metadata, operation))))
 }
 

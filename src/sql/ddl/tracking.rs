@@ -7,16 +7,16 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::catalog::CatalogProvider;
 use datafusion::common::{Column, TableReference};
 use datafusion::dataframe::DataFrame;
-use datafusion::functions_aggregate::expr_fn::count;
-use datafusion::logical_expr::{Expr, ident, lit};
+use datafusion::logical_expr::Expr;
 use datafusion::prelude::SessionContext;
 
 use super::nothing;
+use crate::change::repeated_key;
 use crate::delta::DeltaTable;
 use crate::delta::actions::Metadata;
 use crate::delta::alter::commit_metadata;
 use crate::delta::snapshot::Snapshot;
-use crate::delta::tracking::{TrackingOptions, disable, enable, set_options};
+use crate::delta::tracking::{TrackingOptions, enable, set_options};
 use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
 use crate::merge::key_text;
@@ -29,9 +29,8 @@ use crate::sql::tracking_parser::DatabaseTracking;
 const DEFAULT_RETENTION: &str = "interval 2 days";
 /// How often a table's options are set when other writers are faster.
 const MAX_ATTEMPTS: u32 = 10;
-const ROWS: &str = "__alluvial_rows";
 
-/// Enables tracking in the table's metadata, once its rows are known to have different keys.
+/// Enables tracking in `metadata`, which is to be the table's, once its rows are known to have different keys.
 ///
 /// # Errors
 /// When the table has no primary key, or rows that share one.
@@ -40,7 +39,8 @@ pub(super) async fn enable_tracking(
     name: &TableReference,
     snapshot: &Snapshot,
     options: TrackingOptions,
-) -> Result<(Metadata, Operation)> {
+    metadata: &mut Metadata,
+) -> Result<()> {
     let keys = &snapshot.properties().primary_key;
     if keys.is_empty() {
         return Err(Error::invalid(format!(
@@ -55,20 +55,12 @@ pub(super) async fn enable_tracking(
         )));
     }
     check_keys(ctx, name, keys).await?;
-    let mut metadata = snapshot.metadata().clone();
     let defaults = match warehouse_of(ctx, name) {
         Some(warehouse) => warehouse.tracking_defaults()?,
         None => TrackingOptions::default(),
     };
-    enable(&mut metadata, options.or(defaults));
-    Ok((metadata, Operation::new("ENABLE CHANGE TRACKING")))
-}
-
-/// Ends tracking in the table's metadata.
-pub(super) fn disable_tracking(snapshot: &Snapshot) -> (Metadata, Operation) {
-    let mut metadata = snapshot.metadata().clone();
-    disable(&mut metadata);
-    (metadata, Operation::new("DISABLE CHANGE TRACKING"))
+    enable(metadata, options.or(defaults));
+    Ok(())
 }
 
 /// Changes how the table is tracked; what has expired stays so.
@@ -113,11 +105,8 @@ pub(super) async fn check_keys(
             )));
         }
     }
-    let repeated = rows
-        .aggregate(columns.clone(), vec![count(lit(1_i64)).alias(ROWS)])?
-        .filter(ident(ROWS).gt(lit(1_i64)))?
-        .select(columns)?
-        .limit(0, Some(1))?;
+    let repeated = repeated_key(rows.into_unoptimized_plan(), columns)?;
+    let repeated = DataFrame::new(ctx.state(), repeated);
     match first_row(repeated.collect().await?) {
         None => Ok(()),
         Some(row) => Err(Error::invalid(format!(

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNode;
@@ -40,7 +41,7 @@ const TABLES: &str = "change_tracking_tables";
 pub(crate) fn plan_relation(
     name: &ast::ObjectName,
     arguments: Option<&[FunctionArg]>,
-    lookup: &Lookup,
+    catalogs: &Arc<dyn CatalogProviderList>,
     context: &mut dyn RelationPlannerContext,
 ) -> Result<Option<LogicalPlan>> {
     let name = name.to_string().to_lowercase();
@@ -52,7 +53,8 @@ pub(crate) fn plan_relation(
         if name != TABLES {
             return Ok(None);
         }
-        let view = provider_as_source(Arc::new(TrackingTables::new(lookup.clone())));
+        let view = TrackingTables::new(lookup(catalogs, context));
+        let view = provider_as_source(Arc::new(view));
         return Ok(Some(
             LogicalPlanBuilder::scan(TableReference::bare(TABLES), view, None)?.build()?,
         ));
@@ -67,7 +69,7 @@ pub(crate) fn plan_relation(
         ALL_CHANGES | NET_CHANGES => capture(name, &values()?, context)?,
         _ => return Ok(None),
     };
-    let table = find(name, &table, lookup)?;
+    let table = find(name, &table, &lookup(catalogs, context))?;
     let relation = block_on(move || TrackedChanges::try_new(table.clone(), question.clone()))?;
     let relation = provider_as_source(Arc::new(relation));
     let mut plan = LogicalPlanBuilder::scan(TableReference::bare(name), relation, None)?;
@@ -75,6 +77,11 @@ pub(crate) fn plan_relation(
         plan = plan.filter(filter)?;
     }
     Ok(Some(plan.build()?))
+}
+
+fn lookup(catalogs: &Arc<dyn CatalogProviderList>, context: &dyn RelationPlannerContext) -> Lookup {
+    let defaults = &context.context_provider().options().catalog;
+    Lookup::new(Arc::clone(catalogs), defaults)
 }
 
 /// The table; for CDC's functions also by the name of the capture instance that SQL Server makes of it.

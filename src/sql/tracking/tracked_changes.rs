@@ -7,7 +7,7 @@ use arrow::datatypes::{FieldRef, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::ScalarValue;
+use datafusion::common::{ScalarValue, project_schema};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{
     Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType, ident, lit,
@@ -22,7 +22,7 @@ use super::change_table::{
 };
 use super::feed_relation::FeedRelation;
 use super::images::Images;
-use crate::change::{ChangeBounds, ChangeRange, unqualified};
+use crate::change::{ChangeBounds, ChangeRange, fit, unqualified};
 use crate::delta::DeltaTable;
 use crate::error::{Error, Result};
 use crate::source::{ChangeSource, DeltaTracking, FeedLog, Tracked, TrackedTable};
@@ -209,17 +209,12 @@ impl TableProvider for TrackedChanges {
         let mask = self.schema.index_of(SYS_CHANGE_COLUMNS).ok();
         let wants_mask =
             mask.is_some_and(|mask| projection.is_none_or(|wanted| wanted.contains(&mask)));
+        let wanted = project_schema(&self.schema, projection)?;
         let Some(plan) = self.plan(filters, wants_mask).await? else {
-            let schema = match projection {
-                Some(indices) => Arc::new(self.schema.project(indices)?),
-                None => Arc::clone(&self.schema),
-            };
-            return Ok(Arc::new(EmptyExec::new(schema)));
+            return Ok(Arc::new(EmptyExec::new(wanted)));
         };
-        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
         let has = Arc::clone(plan.schema());
-        let columns = projection.unwrap_or(&all).iter().map(|index| {
-            let field = self.schema.field(*index);
+        let columns = wanted.fields().iter().map(|field| {
             match has.has_column_with_unqualified_name(field.name()) {
                 true => Ok(ident(field.name())),
                 // the table had no such column yet
@@ -229,10 +224,6 @@ impl TableProvider for TrackedChanges {
         let columns = columns.collect::<DataFusionResult<Vec<_>>>()?;
         let builder = LogicalPlanBuilder::from(plan).project(columns)?;
         let plan = state.create_physical_plan(&builder.build()?).await?;
-        let wanted = match projection {
-            Some(indices) => Arc::new(self.schema.project(indices)?),
-            None => Arc::clone(&self.schema),
-        };
-        Ok(crate::sql::query_source::as_schema(plan, &wanted)?)
+        Ok(fit(plan, &wanted)?)
     }
 }

@@ -2,6 +2,7 @@
 
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use super::super::rewrite::is_word;
 use super::VERSIONED;
 
 /// The tokens, which have no white space, with an empty LOCATION where such a statement has none: a table of the session has none.
@@ -12,7 +13,7 @@ pub(in crate::sql) fn with_location(mut tokens: Vec<TokenWithSpan>) -> Vec<Token
     ];
     const STORED: [&str; 3] = ["STORED", "AS", VERSIONED];
     let creates = BEGINNINGS.iter().any(|words| begins(&tokens, words));
-    let has_location = tokens.iter().any(|token| is_word(token, "LOCATION"));
+    let has_location = tokens.iter().any(|token| is_word(Some(token), "LOCATION"));
     if !creates || has_location {
         return tokens;
     }
@@ -35,11 +36,7 @@ fn begins(tokens: &[TokenWithSpan], words: &[&str]) -> bool {
         && words
             .iter()
             .zip(tokens)
-            .all(|(word, token)| is_word(token, word))
-}
-
-fn is_word(token: &TokenWithSpan, text: &str) -> bool {
-    matches!(&token.token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text))
+            .all(|(word, token)| is_word(Some(token), word))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::tree_node::TreeNode;
-use datafusion::common::{ScalarValue, TableReference};
+use datafusion::common::{ScalarValue, TableReference, project_schema};
 use datafusion::execution::SessionState;
 use datafusion::functions_aggregate::expr_fn::{count, max, min, sum};
 use datafusion::logical_expr::{Expr, LogicalPlanBuilder, ident, lit, when};
@@ -15,10 +15,9 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 
 use super::column::VersionColumn;
-use super::fit::{fit, plan_inside};
 use crate::change::{
-    CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeRange, ChangeType, change_schema,
-    unqualified,
+    CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeRange, ChangeType, change_schema, fit,
+    plan_inside, unqualified,
 };
 use crate::error::{Error, Result};
 use crate::source::ChangeRead;
@@ -89,7 +88,7 @@ impl Rows {
         read: &ChangeRead<'_>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = change_schema(&self.name, &self.table.schema())?;
-        let wanted = projected(&schema, read.projection)?;
+        let wanted = project_schema(&schema, read.projection)?;
         let (low, high) = version_bounds(read.filters);
         let since = range.since().max(low.saturating_sub(1));
         let until = range.until().min(high);
@@ -121,7 +120,7 @@ impl Rows {
         planned: &SchemaRef,
         read: &ChangeRead<'_>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let wanted = projected(planned, read.projection)?;
+        let wanted = project_schema(planned, read.projection)?;
         let now = self.table.schema();
         let mut columns = Vec::with_capacity(wanted.fields().len());
         for field in wanted.fields() {
@@ -140,7 +139,7 @@ impl Rows {
 
     /// Plans the versions, with how many rows have each.
     pub(super) async fn versions(&self, read: &ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {
-        let wanted = projected(&versions_schema(), read.projection)?;
+        let wanted = project_schema(&versions_schema(), read.projection)?;
         let deletes = self.either(lit(1_i64), lit(0_i64))?;
         let counted = self.scan()?.aggregate(
             vec![self.version.value()],
@@ -250,13 +249,6 @@ pub(super) fn versions_schema() -> SchemaRef {
         Field::new("deletes", DataType::Int64, true),
         Field::new("remark", DataType::Utf8, false),
     ]))
-}
-
-fn projected(schema: &SchemaRef, projection: Option<&Vec<usize>>) -> Result<SchemaRef> {
-    match projection {
-        Some(indices) => Ok(Arc::new(schema.project(indices)?)),
-        None => Ok(Arc::clone(schema)),
-    }
 }
 
 /// The columns; any one where there is none, since a projection of nothing has rows all the same.
