@@ -10,11 +10,13 @@
 //! histories.rs histories::…             random changes against a model
 //! locations.rs locations::<kind>::…     files in folders, cloud stores and on SFTP servers
 //! files.rs    files::…                  change-marked files on bad days, and random ones against a model
+//! derive.rs   derive::…                 changes that nobody recorded, against a copy that has recorded them
 //! ```
 //!
 //! Invariants: every trial has a warehouse of its own in a temporary folder, so trials run side by side; no trial writes
 //! anywhere else; a trial that cannot run here says why in its line and counts as ignored, never as passed.
 
+mod derive;
 mod faults;
 mod files;
 mod golden;
@@ -52,6 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     trials.extend(locations::trials());
     trials.extend(files::trials());
     trials.extend(tracking::trials());
+    trials.extend(derive::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit()
 }
 

@@ -50,7 +50,8 @@ pub enum Error {
     /// The change data feed was off for a part of the range.
     #[error(
         "CHANGES_NOT_ENABLED: the change data feed of {table} is off at version {version}; \
-         switch it on with ALTER TABLE … SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true') and read from the version after that"
+         compare the rows of the files that went and came with table_changes(…, derive => true), or switch the feed on with ALTER TABLE … SET TBLPROPERTIES \
+         ('delta.enableChangeDataFeed' = 'true') and read from the version after that"
     )]
     ChangesNotEnabled {
         /// The table as the user named it.

@@ -36,7 +36,7 @@ pub(crate) fn comparable(array: &ArrayRef) -> Result<ArrayRef> {
 }
 
 /// Compares two arrays value by value.
-fn distinct_values(left: &ArrayRef, right: &ArrayRef) -> Result<BooleanArray> {
+pub(super) fn distinct_values(left: &ArrayRef, right: &ArrayRef) -> Result<BooleanArray> {
     let (left, right) = (
         without_maps(left.to_data())?,
         without_maps(right.to_data())?,

@@ -202,6 +202,8 @@ pub(crate) struct CommitInfo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_info: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<HashMap<String, String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub txn_id: Option<String>,
 }
 
@@ -264,12 +266,26 @@ pub(crate) fn format_commit(actions: &[Action]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether a log path is an absolute URI such as `s3://bucket/a`, `file:/a` or `/a`.
+pub(crate) fn is_absolute(raw: &str) -> bool {
+    let is_scheme = |text: &str| {
+        text.starts_with(|first: char| first.is_ascii_alphabetic())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    };
+    raw.starts_with('/')
+        || raw
+            .split_once(":/")
+            .is_some_and(|(scheme, _)| is_scheme(scheme))
+}
+
 /// The object path of a log path, relative to the table: a percent-encoded URI, decoded exactly once.
 ///
 /// # Errors
 /// If it is not UTF-8, or an absolute URI (a file of another table, as shallow clones have).
 pub(crate) fn decode_path(table: &str, raw: &str) -> Result<Path> {
-    if raw.contains("://") || raw.starts_with('/') {
+    if is_absolute(raw) {
         return Err(Error::UnsupportedFeature {
             table: table.into(),
             needs: format!(

@@ -53,13 +53,13 @@ pub(super) async fn remove_expired_changes(snapshot: &Snapshot) -> Result<()> {
     }
     let commits = match read_range(snapshot, done + 1, last).await? {
         CommitRange::Whole(commits) => commits,
-        CommitRange::Missing(_) => {
+        CommitRange::Missing => {
             // the log has been cleaned, too: nobody knows any more what those commits named
             let kept = list_commits(snapshot.table(), done + 1).await?;
             let first = kept.first().map_or(last + 1, |commit| commit.version);
             match read_range(snapshot, first, last).await? {
                 CommitRange::Whole(commits) => commits,
-                CommitRange::Missing(_) => return Ok(()),
+                CommitRange::Missing => return Ok(()),
             }
         }
     };

@@ -15,7 +15,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::file::metadata::ParquetMetaDataReader;
 
-use super::actions::{Add, AddCdcFile, decode_path, encode_path};
+use super::actions::{Add, AddCdcFile, encode_path};
 use super::layout::TableLayout;
 use super::properties::TableProperties;
 use super::relabel::relabel_array;
@@ -130,12 +130,12 @@ pub(crate) async fn count_rows(table: &DeltaTable, add: &Add) -> Result<u64> {
         table: table.name().into(),
         detail: format!("{}: {detail}", add.path),
     };
-    let path = decode_path(table.name(), &add.path)?;
+    let location = table.locate(&add.path)?;
+    let (store, path) = (location.store_of(table), location.path);
     let size = u64::try_from(add.size)
         .ok()
         .filter(|size| *size > TRAILER)
         .ok_or_else(|| damaged(format!("its size is {}", add.size)))?;
-    let store = table.store();
     let trailer = store.get_range(&path, size - TRAILER..size).await?;
     let length = trailer
         .first_chunk::<4>()

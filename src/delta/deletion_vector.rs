@@ -3,6 +3,8 @@
 //! Row positions are file-wide. A file of vectors is a version byte, then for each vector its size (big-endian), the magic
 //! number and the 64-bit Roaring bitmap (little-endian), and a CRC-32 (big-endian).
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use delta_kernel::actions::deletion_vector_writer::{
     KernelDeletionVector, StreamingDeletionVectorWriter,
@@ -46,10 +48,14 @@ pub(crate) async fn read(
                 .map_err(damaged)?
         }
         "p" => {
-            let (store, path) = table.absolute(&descriptor.path_or_inline_dv)?;
-            read_framed(store.as_ref(), &path, descriptor)
-                .await?
-                .map_err(damaged)?
+            let location = table.absolute(&descriptor.path_or_inline_dv)?;
+            read_framed(
+                location.store_of(table).as_ref(),
+                &location.path,
+                descriptor,
+            )
+            .await?
+            .map_err(damaged)?
         }
         other => {
             return Err(damaged(format!(
@@ -99,13 +105,27 @@ pub(crate) fn row_selection(bitmap: &RoaringTreemap, rows: u64, marked: bool) ->
             skip,
         }),
     };
-    for row in bitmap.iter().take_while(|row| *row < rows) {
-        push(row - next, marked);
-        push(1, !marked);
-        next = row + 1;
+    for run in runs(bitmap).take_while(|run| run.start < rows) {
+        let end = run.end.min(rows);
+        push(run.start - next, marked);
+        push(end - run.start, !marked);
+        next = end;
     }
     push(rows - next, marked);
     RowSelection::from(selectors)
+}
+
+/// The bitmap as runs of consecutive rows, in order: a vector of millions of rows is mostly few of them.
+fn runs(bitmap: &RoaringTreemap) -> impl Iterator<Item = Range<u64>> {
+    bitmap.bitmaps().flat_map(|(high, bitmap)| {
+        let base = u64::from(high) << 32;
+        let mut rows = bitmap.iter();
+        std::iter::from_fn(move || {
+            let run = rows.next_range()?;
+            let end = base + u64::from(*run.end());
+            Some(base + u64::from(*run.start())..end.saturating_add(1))
+        })
+    })
 }
 
 /// The file of a `u` vector: `<prefix>/deletion_vector_<uuid>.bin`.
@@ -209,6 +229,28 @@ mod tests {
         check(&[1, 2], 4, true, &[(1, true), (2, false), (1, true)]);
         check(&[3, 9], 4, false, &[(3, false), (1, true)]);
         check(&[0, 1, 2, 3], 4, false, &[(4, true)]);
+        check(&[2, 3, 4, 5], 4, false, &[(2, false), (2, true)]);
+        check(&[], 0, false, &[]);
+    }
+
+    #[test]
+    fn runs_go_on_over_the_borders_of_containers() {
+        const CONTAINER: usize = 1 << 16;
+        let rows = 3 * CONTAINER;
+        let marks: Vec<u64> = (5..rows as u64 - 5).collect();
+        check(
+            &marks,
+            rows as u64,
+            false,
+            &[(5, false), (rows - 10, true), (5, false)],
+        );
+        let high = 1 << 32;
+        check(
+            &[high - 1, high, u64::MAX],
+            high + 2,
+            true,
+            &[(high as usize - 1, true), (2, false), (1, true)],
+        );
     }
 
     #[tokio::test]

@@ -95,6 +95,11 @@ impl TableLayout {
         (0..self.physical.len()).filter(|index| !self.is_partition(*index))
     }
 
+    /// Whether columns of files are found by their ids rather than by their names (*Column Mapping*).
+    pub(crate) fn is_mapped_by_id(&self) -> bool {
+        self.mapping == ColumnMappingMode::Id
+    }
+
     /// Whether files name their columns otherwise than the table does.
     pub(crate) fn is_mapped(&self) -> bool {
         self.mapping != ColumnMappingMode::None

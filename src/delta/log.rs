@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::actions::{Action, CommitInfo, parse_commit};
+use super::fetch::{CONCURRENT_READS, FoundCommit, fetch_commits};
 use super::snapshot::Snapshot;
 use super::table::DeltaTable;
 use super::tracking::{CONTEXT_PARAMETER, decode_context};
@@ -20,12 +22,9 @@ use crate::error::{Error, Result};
 pub(crate) enum CommitRange {
     /// All of them, in version order.
     Whole(Vec<Commit>),
-    /// This version's is gone.
-    Missing(i64),
+    /// One is gone.
+    Missing,
 }
-
-/// How many commits are fetched at once.
-const CONCURRENT_READS: usize = 64;
 
 /// One commit, parsed.
 #[derive(Debug, Clone)]
@@ -105,60 +104,52 @@ pub(crate) async fn read_commits(snapshot: &Snapshot, files: &[CommitFile]) -> R
             }
         })
         .buffered(CONCURRENT_READS)
-        .map_ok(|commit| with_timestamp(snapshot, commit))
+        .map_ok(|commit| TimeRule::of(snapshot).apply(commit))
         .try_collect()
         .await
 }
 
-/// Reads the commits from `first` to `last`, as [`read_commits`] does, but asks for each by its name: a listing would go through all
-/// that the log has.
-pub(crate) async fn read_range(snapshot: &Snapshot, first: i64, last: i64) -> Result<CommitRange> {
-    let (store, table) = (snapshot.table().store(), snapshot.table());
-    let mut reads = futures::stream::iter(first..=last)
-        .map(|version| {
-            let (store, table) = (Arc::clone(&store), table.clone());
-            async move {
-                tokio::spawn(async move { find_commit(&store, table.name(), version).await })
-                    .await
-                    .map_err(Error::internal)?
-            }
+/// The commits from `first` to `last`, as [`read_commits`] reads them, but each is asked for by its name: a listing would go through
+/// all that the log has. `None` for one that is not there.
+pub(crate) fn stream_commits(
+    snapshot: &Snapshot,
+    first: i64,
+    last: i64,
+) -> BoxStream<'static, Result<Option<Commit>>> {
+    let (rule, name) = (TimeRule::of(snapshot), snapshot.table().name().to_owned());
+    let read = move |found: FoundCommit| {
+        Ok(Commit {
+            version: found.version,
+            timestamp: found.meta.last_modified.timestamp_millis() * 1000,
+            actions: parse_commit(&name, found.version, &found.bytes)?,
         })
-        .buffered(CONCURRENT_READS);
-    let mut commits: Vec<Commit> = Vec::new();
-    while let Some(found) = reads.try_next().await? {
-        let Some(mut commit) = found else {
-            return Ok(CommitRange::Missing(first + commits.len() as i64));
-        };
-        if let Some(before) = commits.last() {
-            commit.timestamp = commit.timestamp.max(before.timestamp + 1000);
-        }
-        commits.push(commit);
-    }
-    let commits = commits.into_iter();
-    Ok(CommitRange::Whole(
-        commits
-            .map(|commit| with_timestamp(snapshot, commit))
-            .collect(),
-    ))
+    };
+    let commits = fetch_commits(snapshot.table(), first..last + 1, read);
+    let ordered = commits.scan(i64::MIN, |newest, commit| {
+        let commit = commit.map(|commit| {
+            commit.map(|mut commit| {
+                commit.timestamp = commit.timestamp.max(newest.saturating_add(1000));
+                *newest = commit.timestamp;
+                commit
+            })
+        });
+        futures::future::ready(Some(commit))
+    });
+    let timed = move |commit| rule.apply(commit);
+    ordered.map_ok(move |commit| commit.map(timed)).boxed()
 }
 
-async fn find_commit(
-    store: &Arc<dyn ObjectStore>,
-    table: &str,
-    version: i64,
-) -> Result<Option<Commit>> {
-    let found = match store.get(&commit_path(version)).await {
-        Ok(found) => found,
-        Err(object_store::Error::NotFound { .. }) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let modified = found.meta.last_modified.timestamp_millis();
-    let actions = parse_commit(table, version, &found.bytes().await?)?;
-    Ok(Some(Commit {
-        version,
-        timestamp: modified * 1000,
-        actions,
-    }))
+/// All the commits from `first` to `last`.
+pub(crate) async fn read_range(snapshot: &Snapshot, first: i64, last: i64) -> Result<CommitRange> {
+    let mut found = stream_commits(snapshot, first, last);
+    let mut commits: Vec<Commit> = Vec::new();
+    while let Some(commit) = found.try_next().await? {
+        match commit {
+            Some(commit) => commits.push(commit),
+            None => return Ok(CommitRange::Missing),
+        }
+    }
+    Ok(CommitRange::Whole(commits))
 }
 
 async fn read_commit(store: &dyn ObjectStore, table: &str, file: &CommitFile) -> Result<Commit> {
@@ -210,15 +201,33 @@ pub(crate) async fn newest_until(
 }
 
 /// *In-Commit Timestamps*: from the enablement version on the commit's own time counts, before it the file's.
-fn with_timestamp(snapshot: &Snapshot, mut commit: Commit) -> Commit {
-    let properties = snapshot.properties();
-    if properties.in_commit_timestamps && commit.version >= properties.in_commit_timestamp_since {
-        commit.timestamp = commit
-            .info()
-            .and_then(|info| info.in_commit_timestamp)
-            .map_or(commit.timestamp, |millis| millis * 1000);
+#[derive(Debug, Clone, Copy)]
+struct TimeRule {
+    /// The version from which commits tell their time.
+    since: Option<i64>,
+}
+
+impl TimeRule {
+    fn of(snapshot: &Snapshot) -> Self {
+        let properties = snapshot.properties();
+        Self {
+            since: properties
+                .in_commit_timestamps
+                .then_some(properties.in_commit_timestamp_since),
+        }
     }
-    commit
+
+    fn counts_at(self, version: i64) -> bool {
+        self.since.is_some_and(|since| version >= since)
+    }
+
+    fn apply(self, mut commit: Commit) -> Commit {
+        if self.counts_at(commit.version) {
+            let own = commit.info().and_then(|info| info.in_commit_timestamp);
+            commit.timestamp = own.map_or(commit.timestamp, |millis| millis * 1000);
+        }
+        commit
+    }
 }
 
 /// The newest version committed at or before `micros`, or -1; `files` is every commit that is left.
@@ -240,16 +249,13 @@ pub(crate) async fn version_at(
 }
 
 async fn timestamp_of(snapshot: &Snapshot, file: &CommitFile) -> Result<i64> {
-    let properties = snapshot.properties();
-    if !properties.in_commit_timestamps || file.version < properties.in_commit_timestamp_since {
+    let rule = TimeRule::of(snapshot);
+    if !rule.counts_at(file.version) {
         return Ok(file.modified * 1000);
     }
     let table = snapshot.table();
-    Ok(with_timestamp(
-        snapshot,
-        read_commit(table.store().as_ref(), table.name(), file).await?,
-    )
-    .timestamp)
+    let commit = read_commit(table.store().as_ref(), table.name(), file).await?;
+    Ok(rule.apply(commit).timestamp)
 }
 
 /// Length and checksum of a commit file, which another history's commit of that version would not share; `None` when the file is

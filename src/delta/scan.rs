@@ -35,9 +35,11 @@ use parquet::arrow::RowNumber;
 use parquet::arrow::arrow_reader::RowSelection;
 use roaring::RoaringTreemap;
 
-use super::actions::{Add, decode_path};
+use super::actions::Add;
 use super::data_file::count_rows;
 use super::deletion_vector::{self, row_selection};
+use super::file_readers::{FileReaders, UpcomingFile};
+use super::lane::Lane;
 use super::layout::TableLayout;
 use super::relabel::relabel;
 use super::scan_source::{DeltaSource, EmptyScan, RuntimePruning, ScannedVersion};
@@ -149,9 +151,7 @@ impl DeltaScan {
         if let Some(predicate) = &predicate {
             self.prune(&mut statistics, &columns, predicate);
         }
-        let output: Vec<usize> = projection
-            .cloned()
-            .unwrap_or_else(|| (0..self.schema().fields().len()).collect());
+        let output = self.output(projection);
         if self.files.is_empty() {
             let read = ScannedVersion {
                 location: self.table.location().clone(),
@@ -162,12 +162,16 @@ impl DeltaScan {
                 read,
             )));
         }
+        let files = self.partitioned_files(&statistics).await?;
+        let table_statistics = self.table_statistics(&columns, &files);
+        let groups = FileGroup::new(files).split_files(state.config().target_partitions());
         let config = self
-            .file_scan_config(state, &columns, &statistics, predicate, &output, limit)
-            .await?;
-        state
-            .runtime_env()
-            .register_object_store(self.table.store_url().as_ref(), self.table.store());
+            .config_builder(state, &columns, predicate, &output)?
+            .with_file_groups(groups)
+            .with_statistics(table_statistics)
+            .with_limit(limit)
+            .build();
+        self.register_store(state);
         let read = ScannedVersion {
             location: self.table.location().clone(),
             version: self.version,
@@ -182,25 +186,60 @@ impl DeltaScan {
         self.rename(DataSourceExec::from_data_source(source), &output)
     }
 
+    /// The scan as one of the lanes of a larger one, which brings the files.
+    pub(crate) fn into_lane(
+        self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+    ) -> Result<Lane> {
+        let columns = Columns::new(&self);
+        let predicate = columns.predicate(state, filters)?;
+        let output = self.output(projection);
+        let config = self.config_builder(state, &columns, predicate.clone(), &output)?;
+        self.register_store(state);
+        Ok(Lane {
+            config: config.build(),
+            columns: Arc::new(columns),
+            predicate,
+            scan: Arc::new(self),
+        })
+    }
+
+    /// What is wanted of [`Self::schema`].
+    pub(crate) fn output(&self, projection: Option<&Vec<usize>>) -> Vec<usize> {
+        projection
+            .cloned()
+            .unwrap_or_else(|| (0..self.schema().fields().len()).collect())
+    }
+
+    fn register_store(&self, state: &dyn Session) {
+        state
+            .runtime_env()
+            .register_object_store(self.table.store_url().as_ref(), self.table.store());
+    }
+
     fn file_statistics(&self) -> Result<Vec<Arc<Statistics>>> {
-        let unknown = self.file_columns.len();
-        let of_file = |file: &ScanFile| {
-            let mut statistics = file_statistics(self.table.name(), &file.add, &self.layout)?;
-            let data_columns = self.layout.data_columns().count();
-            for _ in 0..unknown {
-                statistics.column_statistics.insert(
-                    data_columns,
-                    datafusion::common::ColumnStatistics::new_unknown(),
-                );
-            }
-            for value in &file.constants {
-                statistics
-                    .column_statistics
-                    .push(constant_statistics(value));
-            }
-            Ok(Arc::new(statistics))
-        };
+        let of_file = |file: &ScanFile| self.statistics_of(file);
         self.files.iter().map(of_file).collect()
+    }
+
+    /// What the log says of a file, by the columns of the Parquet source.
+    pub(super) fn statistics_of(&self, file: &ScanFile) -> Result<Arc<Statistics>> {
+        let mut statistics = file_statistics(self.table.name(), &file.add, &self.layout)?;
+        let data_columns = self.layout.data_columns().count();
+        for _ in 0..self.file_columns.len() {
+            statistics.column_statistics.insert(
+                data_columns,
+                datafusion::common::ColumnStatistics::new_unknown(),
+            );
+        }
+        for value in &file.constants {
+            statistics
+                .column_statistics
+                .push(constant_statistics(value));
+        }
+        Ok(Arc::new(statistics))
     }
 
     /// Drops the files that the predicate rules out by their statistics.
@@ -210,29 +249,21 @@ impl DeltaScan {
         columns: &Columns,
         predicate: &Arc<dyn PhysicalExpr>,
     ) {
-        let schema = Arc::clone(columns.table_schema.schema_without_virtual_columns());
-        let builder = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&schema));
-        let Ok(pruning) = builder.try_build(Arc::clone(predicate)) else {
-            return;
-        };
-        let Ok(keep) = pruning.prune(&PrunableStatistics::new(statistics.clone(), schema)) else {
-            return;
-        };
+        let keep = columns.may_match(statistics.clone(), predicate);
         let mut kept = keep.iter();
         self.files.retain(|_| *kept.next().unwrap_or(&true));
         let mut kept = keep.iter();
         statistics.retain(|_| *kept.next().unwrap_or(&true));
     }
 
-    async fn file_scan_config(
+    /// The scan without its files.
+    fn config_builder(
         &self,
         state: &dyn Session,
         columns: &Columns,
-        statistics: &[Arc<Statistics>],
         predicate: Option<Arc<dyn PhysicalExpr>>,
         output: &[usize],
-        limit: Option<usize>,
-    ) -> Result<datafusion::datasource::physical_plan::FileScanConfig> {
+    ) -> Result<FileScanConfigBuilder> {
         let mut options = TableParquetOptions {
             global: state.config_options().execution.parquet.clone(),
             ..Default::default()
@@ -244,18 +275,15 @@ impl DeltaScan {
             .unwrap_or(options.global.pushdown_filters);
         let mut source =
             ParquetSource::new(columns.table_schema.clone()).with_table_parquet_options(options);
+        source = source.with_parquet_file_reader_factory(Arc::new(self.readers()));
         if let Some(predicate) = predicate {
             source = source.with_predicate(predicate);
         }
-        let files = self.partitioned_files(statistics).await?;
-        let table_statistics = self.table_statistics(columns, &files);
         let inner: Vec<usize> = output.iter().map(|index| columns.inner[*index]).collect();
-        let builder = FileScanConfigBuilder::new(self.table.store_url().clone(), Arc::new(source))
-            .with_file_groups(FileGroup::new(files).split_files(state.config().target_partitions()))
-            .with_statistics(table_statistics)
-            .with_limit(limit)
-            .with_projection_indices(Some(inner))?;
-        Ok(builder.build())
+        Ok(
+            FileScanConfigBuilder::new(self.table.store_url().clone(), Arc::new(source))
+                .with_projection_indices(Some(inner))?,
+        )
     }
 
     async fn partitioned_files(
@@ -266,23 +294,59 @@ impl DeltaScan {
         let selections = self.selections().await?;
         let mut files = Vec::with_capacity(self.files.len());
         for ((file, statistics), selection) in self.files.iter().zip(statistics).zip(selections) {
-            let partitions =
-                self.layout.partition_columns().iter().map(|index| {
-                    partition_value(self.table.name(), &self.layout, *index, &file.add)
-                });
-            let mut values = partitions.collect::<Result<Vec<_>>>()?;
-            values.extend(file.constants.iter().cloned());
-            let size = u64::try_from(file.add.size).unwrap_or(0);
-            let mut partitioned =
-                PartitionedFile::new(String::new(), size).with_partition_values(values);
-            partitioned.object_meta.location = decode_path(self.table.name(), &file.add.path)?;
+            let mut partitioned = self.partitioned_file(file, selection)?;
             partitioned.statistics = Some(Arc::new(for_reader(statistics, data_columns)));
-            if let Some(selection) = selection {
-                partitioned = partitioned.with_extension(ParquetRowSelection::new(selection));
-            }
             files.push(partitioned);
         }
         Ok(files)
+    }
+
+    /// A file as DataFusion reads it, with what must be fetched for that.
+    pub(super) async fn describe(
+        &self,
+        file: &ScanFile,
+    ) -> Result<(PartitionedFile, UpcomingFile)> {
+        let selection = selection(&self.table, &file.add, file.rows.clone()).await?;
+        let upcoming = UpcomingFile {
+            location: self.table.locate(&file.add.path)?,
+            size: u64::try_from(file.add.size).unwrap_or(0),
+        };
+        Ok((self.partitioned_file(file, selection)?, upcoming))
+    }
+
+    /// What opens the scan's files.
+    pub(super) fn readers(&self) -> FileReaders {
+        let readers = FileReaders::new(self.table.store());
+        match self.layout.is_mapped_by_id() {
+            true => readers.by_field_ids(self.layout.physical()),
+            false => readers,
+        }
+    }
+
+    fn partitioned_file(
+        &self,
+        file: &ScanFile,
+        selection: Option<RowSelection>,
+    ) -> Result<PartitionedFile> {
+        let partitions = self
+            .layout
+            .partition_columns()
+            .iter()
+            .map(|index| partition_value(self.table.name(), &self.layout, *index, &file.add));
+        let mut values = partitions.collect::<Result<Vec<_>>>()?;
+        values.extend(file.constants.iter().cloned());
+        let size = u64::try_from(file.add.size).unwrap_or(0);
+        let location = self.table.locate(&file.add.path)?;
+        let mut partitioned =
+            PartitionedFile::new(String::new(), size).with_partition_values(values);
+        partitioned.object_meta.location = location.path.clone();
+        if location.store.is_some() {
+            partitioned = partitioned.with_extension(location);
+        }
+        if let Some(selection) = selection {
+            partitioned = partitioned.with_extension(ParquetRowSelection::new(selection));
+        }
+        Ok(partitioned)
     }
 
     /// The rows that are read of each file, where not all are; what must be fetched for that is fetched many at a time.
@@ -327,7 +391,7 @@ impl DeltaScan {
     }
 
     /// Gives mapped columns their logical names back.
-    fn rename(
+    pub(crate) fn rename(
         &self,
         plan: Arc<dyn ExecutionPlan>,
         output: &[usize],
@@ -361,7 +425,7 @@ impl ScanFile {
         }
     }
 
-    fn row_count(&self) -> Option<u64> {
+    pub(crate) fn row_count(&self) -> Option<u64> {
         match &self.rows {
             RowMask::Live => live_records(&self.add),
             RowMask::Except(bitmap) => num_records(&self.add)?.checked_sub(bitmap.len()),
@@ -386,7 +450,8 @@ async fn selection(table: &DeltaTable, add: &Add, rows: RowMask) -> Result<Optio
 }
 
 /// Where each column of the scan lies in the Parquet source's schema.
-struct Columns {
+#[derive(Debug)]
+pub(super) struct Columns {
     table_schema: TableSchema,
     /// For each column of the scan, its index in `table_schema`.
     inner: Vec<usize>,
@@ -436,6 +501,22 @@ impl Columns {
             inner,
             logical: scan.schema(),
         }
+    }
+
+    /// Which of the files with these statistics may have rows that the predicate lets through.
+    pub(super) fn may_match(
+        &self,
+        statistics: Vec<Arc<Statistics>>,
+        predicate: &Arc<dyn PhysicalExpr>,
+    ) -> Vec<bool> {
+        let all = vec![true; statistics.len()];
+        let schema = Arc::clone(self.table_schema.schema_without_virtual_columns());
+        let builder = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&schema));
+        let Ok(pruning) = builder.try_build(Arc::clone(predicate)) else {
+            return all;
+        };
+        let statistics = PrunableStatistics::new(statistics, schema);
+        pruning.prune(&statistics).unwrap_or(all)
     }
 
     /// The filters as one predicate over the Parquet source's schema; those on nested mapped columns are left to the plan above.

@@ -105,7 +105,8 @@ impl DeltaSource {
     }
 }
 
-fn mentions_float(filter: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
+/// Whether a filter is about a floating-point column.
+pub(super) fn mentions_float(filter: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
     let columns = collect_columns(filter);
     columns
         .iter()

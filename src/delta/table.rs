@@ -7,7 +7,6 @@ use datafusion::datasource::object_store::ObjectStoreUrl;
 use deltalake::DeltaTableBuilder;
 use deltalake::logstore::LogStoreRef;
 use object_store::ObjectStore;
-use object_store::path::Path;
 use url::Url;
 
 use super::snapshot::Snapshot;
@@ -163,28 +162,6 @@ impl DeltaTable {
     /// The object store, rooted at the table.
     pub(crate) fn store(&self) -> Arc<dyn ObjectStore> {
         self.inner.log_store.object_store(None)
-    }
-
-    /// Store and path of an absolute URI that lies in the same bucket or file system as the table.
-    ///
-    /// # Errors
-    /// [`Error::UnsupportedFeature`] for one that lies elsewhere.
-    pub(crate) fn absolute(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
-        let outside = || Error::UnsupportedFeature {
-            table: self.name().into(),
-            needs: format!("refers to {uri:?}, which is not in the store of the table itself"),
-        };
-        let url = Url::parse(uri).map_err(|_| outside())?;
-        let location = self.location();
-        if (url.scheme(), url.host(), url.username())
-            != (location.scheme(), location.host(), location.username())
-        {
-            return Err(outside());
-        }
-        Ok((
-            self.inner.log_store.root_object_store(None),
-            Path::from_url_path(url.path())?,
-        ))
     }
 
     /// The URL under which DataFusion's runtime knows [`Self::store`].

@@ -197,6 +197,7 @@ impl Transaction {
                         .any(|action| matches!(action, Action::Remove(_))),
             ),
             engine_info: Some(concat!("Alluvial/", env!("CARGO_PKG_VERSION")).into()),
+            tags: None,
             txn_id: Some(id.to_string()),
             user_name: None,
         }

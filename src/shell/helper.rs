@@ -327,7 +327,8 @@ const PHRASES: &[&str] = &[
     "WHEN NOT MATCHED BY SOURCE THEN UPDATE SET", "WHEN NOT MATCHED BY TARGET THEN INSERT", "WHERE", "WINDOW", "WITH",
     "WITH RECURSIVE", "WITH SCHEMA EVOLUTION",
     "avg(", "coalesce(", "concat(", "count(", "current_date", "date_trunc(", "max(", "min(", "now()", "round(",
-    "row_number()", "since_version =>", "sum(", "table_changes(", "until_version =>",
+    "row_number()", "since_version =>", "sum(", "change_versions(", "net_changes(", "table_changes(", "table_changes_by_path(",
+    "table_deletions(", "table_insertions(", "derive =>", "until_version =>", "CHANGES FROM VERSION", "CHANGES FROM TIMESTAMP",
 ];
 
 #[cfg(test)]
@@ -371,7 +372,11 @@ mod tests {
         check("FROM orders x WHERE x.ord", 3, "order_id");
         check("SELECT 'o", 0, "");
         check("SELECT 1 -- o", 0, "");
-        check("SELECT table_ch", 8, "table_changes(");
+        check(
+            "SELECT table_ch",
+            8,
+            "table_changes( table_changes_by_path(",
+        );
         check(
             "WHEN NOT MATCHED BY SO",
             2,

@@ -1,52 +1,49 @@
 //! The change data feed of a Delta table (Delta protocol, *Add CDC File*, *Reader Requirements for AddCDCFile*).
 //!
 //! ```text
-//!  commits of the range ── FeedPlan: per commit, cdc files │ adds as inserts, removes as deletes │ differences of DVs
+//!  commits of the range ── History: per commit, cdc files │ adds as inserts, removes as deletes │ differences of DVs
 //!                              │
-//!                 UnionExec ── DeltaScan of change files   (_change_type stands in the file)
-//!                           └─ DeltaScan of data files     (_change_type is a constant of each file)
+//!                           FeedLog ── every version can be read, every file is there
+//!                              │
+//!                 UnionExec ── StreamedScan of change files and data files, in version order
+//!                           └─ comparison of the rows of commits of which no changes were recorded (derive)
 //! ```
 
 mod actions;
+mod bounds;
+mod derive;
+mod feed_files;
+mod history;
+mod preflight;
 mod schema;
+mod versions;
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
-use chrono::Utc;
-use datafusion::common::{ScalarValue, project_schema};
-use datafusion::logical_expr::{Expr, Operator};
+use datafusion::common::project_schema;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::union::UnionExec;
-use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use tokio::sync::OnceCell;
 
-use self::actions::{FeedFiles, inserted_file, plan_commits};
-use self::schema::{FeedCheck, check_range};
+use self::actions::FileChange;
+pub(in crate::source) use self::bounds::version_bounds;
+pub(crate) use self::derive::Derivation;
+use self::derive::{ComparedCommit, plan_compared};
+use self::feed_files::{Expired, changed_rows, context_column, is_of_rows, plan_files};
+use self::history::{FeedCommit, Found, Told, read_history};
+use self::preflight::{Preflight, missing_files};
+use self::schema::{check_schemas, compare_rewrites, feed_on_since, first_without_feed, states};
 use super::{ChangeRead, ChangeSource, Clock};
-use crate::change::{
-    Bound, CHANGE_CONTEXT, CHANGE_TYPE, COMMIT_VERSION, ChangeBounds, ChangeRange, change_columns,
-    change_schema, metadata_columns,
-};
+use crate::change::{Bound, ChangeBounds, ChangeRange, ChangeType, change_schema};
 use crate::delta::DeltaTable;
-use crate::delta::actions::decode_path;
 use crate::delta::create::TableDefinition;
-use crate::delta::layout::TableLayout;
-use crate::delta::log::{
-    Commit, CommitFile, CommitRange, commit_fingerprint, list_commits, read_commits, read_range,
-    version_at,
-};
-use crate::delta::scan::{DeltaScan, ScanFile};
+use crate::delta::log::{CommitFile, commit_fingerprint, commit_path, list_commits, version_at};
 use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
-
-/// How many files are looked for at once.
-const CONCURRENT_HEADS: usize = 64;
-/// So few files are always looked for before the first row is returned; more only where VACUUM may have been at work.
-const ALWAYS_CHECKED_FILES: usize = 256;
 
 /// The change data feed of one table.
 #[derive(Debug, Clone)]
@@ -57,6 +54,8 @@ pub(crate) struct DeltaFeed {
     pinned: Option<Arc<OnceCell<Arc<Snapshot>>>>,
     /// Whether changes say in which context they were made.
     contexts: bool,
+    /// How changes are found that were not recorded; absent where they are refused.
+    derivation: Option<Arc<Derivation>>,
 }
 
 impl DeltaFeed {
@@ -66,6 +65,7 @@ impl DeltaFeed {
             table,
             pinned: None,
             contexts: false,
+            derivation: None,
         }
     }
 
@@ -73,9 +73,8 @@ impl DeltaFeed {
     /// log again.
     pub(crate) fn pinned(table: DeltaTable) -> Self {
         Self {
-            table,
             pinned: Some(Arc::default()),
-            contexts: false,
+            ..Self::new(table)
         }
     }
 
@@ -83,6 +82,14 @@ impl DeltaFeed {
     pub(crate) fn with_contexts(self) -> Self {
         Self {
             contexts: true,
+            ..self
+        }
+    }
+
+    /// The same feed, which finds changes out where none were recorded.
+    pub(crate) fn deriving(self, derivation: Derivation) -> Self {
+        Self {
+            derivation: Some(Arc::new(derivation)),
             ..self
         }
     }
@@ -107,56 +114,70 @@ impl DeltaFeed {
         }
     }
 
-    fn expired(&self, range: &ChangeRange, oldest: &str, current: i64, reason: String) -> Error {
-        let requested = if range.from_creation() {
-            "NULL".into()
-        } else {
-            range.since().to_string()
-        };
-        Error::ChangesExpired {
-            table: self.table.name().into(),
-            requested,
-            oldest: oldest.into(),
-            current,
-            reason,
-        }
-    }
-
-    /// The commits of the range, all of them or an error.
-    async fn commits(&self, range: &ChangeRange, current: &Snapshot) -> Result<Vec<Commit>> {
-        match read_range(current, range.first(), range.until()).await? {
-            CommitRange::Whole(commits) => Ok(commits),
-            CommitRange::Missing(version) => {
-                let files = list_commits(&self.table, 0).await?;
-                let oldest = oldest_contiguous(&files, current.version());
-                Err(self.expired(
-                    range,
-                    &(oldest - 1).to_string(),
-                    current.version(),
-                    format!("the log of version {version} is gone"),
-                ))
-            }
-        }
-    }
-
     /// Reads what the log says of a range; its rows are still to be planned.
+    ///
+    /// # Errors
+    /// [`Error::ChangesExpired`], [`Error::ChangesNotEnabled`] or [`Error::IncompatibleSchema`].
     pub(crate) async fn read_log(&self, range: ChangeRange) -> Result<FeedLog> {
-        let snapshot = self.snapshot(Some(range.until())).await?;
+        self.read_log_of(range, (i64::MIN, i64::MAX), true).await
+    }
+
+    /// The same, of the versions within `wanted` alone; with the bounds of the files' values if `keep_stats`.
+    async fn read_log_of(
+        &self,
+        range: ChangeRange,
+        wanted: (i64, i64),
+        keep_stats: bool,
+    ) -> Result<FeedLog> {
         let current = self.current().await?;
-        let commits = self.commits(&range, &current).await?;
-        let check = FeedCheck {
-            table: &self.table,
-            snapshot: &snapshot,
-            since: range.since(),
+        let snapshot = match range.until() == current.version() {
+            true => Arc::clone(&current),
+            false => self.table.snapshot_at(range.until()).await?,
         };
-        check_range(&check, &commits).await?;
-        Ok(FeedLog {
+        let (first, last) = (range.first().max(wanted.0), range.until().min(wanted.1));
+        let expired = Expired {
+            requested: if range.from_creation() {
+                "NULL".into()
+            } else {
+                range.since().to_string()
+            },
+            current: current.version(),
+        };
+        let mut log = FeedLog {
             feed: self.clone(),
             range,
             snapshot,
             current,
-            commits: Arc::new(commits),
-        })
+            commits: Arc::default(),
+            oldest: i64::MAX,
+            vacuumed: false,
+            expired,
+        };
+        if first > range.first() {
+            log.check_begin().await?;
+        }
+        if first > last {
+            return Ok(log);
+        }
+        let found = read_history(&log.snapshot, first, last, keep_stats).await?;
+        let mut history = match found {
+            Found::Whole(history) => history,
+            Found::Missing(version) => return Err(log.gone(version).await?),
+        };
+        let states = states(&self.table, &log.snapshot, first, &history.states).await?;
+        if self.derivation.is_some() {
+            compare_rewrites(&mut history.commits, &states);
+        } else if let Some(version) = first_without_feed(&states) {
+            return Err(Error::ChangesNotEnabled {
+                table: self.table.name().into(),
+                version,
+            });
+        }
+        check_schemas(&self.table, &log.snapshot, &history, &states).await?;
+        log.oldest = history.oldest.unwrap_or(i64::MAX);
+        log.vacuumed = history.vacuumed;
+        log.commits = Arc::new(history.commits);
+        Ok(log)
     }
 
     fn schema_of(&self, snapshot: &Snapshot) -> Result<SchemaRef> {
@@ -169,101 +190,29 @@ impl DeltaFeed {
         Ok(Arc::new(Schema::new(fields)))
     }
 
-    /// Refuses a range of which a file is gone, where one may be.
-    async fn check_files(
-        &self,
-        range: &ChangeRange,
-        files: &FeedFiles,
-        oldest_commit: i64,
-        current: &Snapshot,
-    ) -> Result<()> {
-        let age = Utc::now().timestamp_micros() - oldest_commit;
-        let properties = current.properties();
-        // change data that has expired is removed long before VACUUM would
-        let cleans_up = properties
-            .tracking
-            .as_ref()
-            .is_some_and(|tracking| tracking.retention_micros().is_some());
-        if files.len() > ALWAYS_CHECKED_FILES
-            && age <= properties.deleted_file_retention_micros
-            && !cleans_up
-        {
-            return Ok(());
-        }
-        let gone = self.missing_files(files).await?;
-        let (Some((version, path)), Some((newest, _))) = (gone.iter().min(), gone.iter().max())
-        else {
-            return Ok(());
-        };
-        let reason = format!(
-            "the file {path} of version {version} is gone (VACUUM removes files that the table no longer needs)"
-        );
-        Err(self.expired(range, &newest.to_string(), current.version(), reason))
-    }
-
-    /// The files that the store does not have, with their versions.
-    async fn missing_files(&self, files: &FeedFiles) -> Result<Vec<(i64, String)>> {
-        let store = self.table.store();
-        let paths: Vec<(i64, String)> = files
-            .paths()
-            .map(|(version, path)| (version, path.to_owned()))
-            .collect();
-        let heads = futures::stream::iter(paths).map(|(version, raw)| {
-            let store = Arc::clone(&store);
-            async move {
-                match store.head(&decode_path(self.table.name(), &raw)?).await {
-                    Ok(_) => Ok(None),
-                    Err(object_store::Error::NotFound { .. }) => Ok(Some((version, raw))),
-                    Err(error) => Err(Error::from(error)),
-                }
-            }
-        });
-        let gone: Vec<Option<(i64, String)>> =
-            heads.buffered(CONCURRENT_HEADS).try_collect().await?;
-        Ok(gone.into_iter().flatten().collect())
-    }
-
-    /// The oldest version from which the log is whole, the feed was never off and every file is there.
+    /// The oldest version from which the log is whole, the feed was never off (or changes are found out) and every file is there.
     async fn oldest_readable(&self, snapshot: &Snapshot, files: &[CommitFile]) -> Result<i64> {
         let current = snapshot.version();
         let contiguous = oldest_contiguous(files, current);
-        let kept = files
-            .iter()
-            .filter(|file| (contiguous..=current).contains(&file.version));
-        let kept: Vec<CommitFile> = kept.cloned().collect();
-        let commits = read_commits(snapshot, &kept).await?;
-        let on_since = schema::feed_on_since(&self.table, contiguous, &commits).await?;
-        let feed = plan_commits(&self.table, contiguous - 1, commits, (on_since, current)).await?;
-        let gone = self.missing_files(&feed).await?;
-        Ok(gone
-            .into_iter()
-            .map(|(version, _)| version + 1)
-            .max()
-            .unwrap_or(on_since))
-    }
-
-    async fn plan(
-        &self,
-        snapshot: &Snapshot,
-        files: FeedFiles,
-        read: &ChangeRead<'_>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let layout = Arc::new(snapshot.layout().as_ref().clone());
-        let mut plans = Vec::new();
-        for (files, from_file) in [(files.data, false), (files.cdc, true)] {
-            if !files.is_empty() {
-                let scan = feed_scan(self, &layout, files, from_file);
-                plans.push(
-                    scan.plan(read.state, read.projection, read.filters, read.limit)
-                        .await?,
-                );
+        let history = match read_history(snapshot, contiguous, current, false).await? {
+            Found::Whole(history) => history,
+            Found::Missing(version) => {
+                return Err(Error::DamagedLog {
+                    table: self.table.name().into(),
+                    detail: format!("the commit of version {version} has just gone"),
+                });
             }
-        }
-        match (plans.pop(), plans.pop()) {
-            (Some(last), Some(first)) => Ok(UnionExec::try_new(vec![first, last])?),
-            (Some(only), None) => Ok(only),
-            _ => empty(&self.schema_of(snapshot)?, read),
-        }
+        };
+        let states = states(&self.table, snapshot, contiguous, &history.states).await?;
+        let on_since = match self.derivation {
+            Some(_) => contiguous,
+            None => feed_on_since(&states, current),
+        };
+        let mut commits = history.commits;
+        commits.retain(|commit| commit.version >= on_since);
+        let gone = missing_files(&self.table, &commits).await?;
+        let after = gone.into_iter().map(|(version, _)| version + 1).max();
+        Ok(after.unwrap_or(on_since))
     }
 }
 
@@ -302,7 +251,7 @@ impl ChangeSource for DeltaFeed {
 
     async fn check_followable(&self) -> Result<()> {
         let snapshot = self.current().await?;
-        if snapshot.properties().change_data_feed {
+        if snapshot.properties().change_data_feed || self.derivation.is_some() {
             return Ok(());
         }
         Err(Error::ChangesNotEnabled {
@@ -328,7 +277,9 @@ impl ChangeSource for DeltaFeed {
                         .insert(*micros, version_at(&snapshot, &files, *micros).await?);
                 }
             }
-            clock.earliest = self.oldest_readable(&snapshot, &files).await? - 1;
+            if bounds.since == Bound::Earliest {
+                clock.earliest = self.oldest_readable(&snapshot, &files).await? - 1;
+            }
         }
         bounds.resolve(&clock)
     }
@@ -342,10 +293,12 @@ impl ChangeSource for DeltaFeed {
             return Ok(false);
         }
         let current = self.current().await?;
-        let commits = self.commits(&range, &current).await?;
-        let wanted = (range.first(), range.until());
-        let files = plan_commits(&self.table, range.since(), commits, wanted).await?;
-        Ok(files.len() > 0)
+        let found = read_history(&current, range.first(), range.until(), false).await?;
+        // whatever is missing is told by whoever reads the changes
+        Ok(match found {
+            Found::Whole(history) => !history.commits.is_empty(),
+            Found::Missing(_) => true,
+        })
     }
 
     async fn primary_key(&self) -> Result<Vec<String>> {
@@ -360,21 +313,33 @@ impl ChangeSource for DeltaFeed {
         if range.is_empty() {
             return empty(&self.schema(Some(range.until())).await?, &read);
         }
-        self.read_log(range).await?.plan(read).await
+        let wanted = version_bounds(read.filters);
+        let keep_stats = read.filters.iter().any(is_of_rows);
+        let log = self.read_log_of(range, wanted, keep_stats).await?;
+        log.plan(read).await
     }
 
     async fn rows(&self, version: i64, read: ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {
         let snapshot = self.snapshot(Some(version)).await?;
         let timestamp = snapshot.timestamp().await?.saturating_mul(1000);
         let adds = snapshot.files().await?;
-        let files = FeedFiles {
-            data: adds
-                .iter()
-                .map(|add| inserted_file(add.clone(), version, timestamp))
-                .collect(),
-            cdc: vec![],
+        let inserted = adds.iter().cloned().map(FileChange::Added);
+        let commit = FeedCommit {
+            version,
+            timestamp,
+            context: None,
+            keeps_row_ids: true,
+            told: Told::DataFiles(inserted.collect()),
         };
-        self.plan(&snapshot, files, &read).await
+        let expired = Expired {
+            requested: version.to_string(),
+            current: version,
+        };
+        let (layout, commits) = (snapshot.layout(), Arc::new(vec![commit]));
+        match plan_files(self, layout, commits, 1, expired, &read).await? {
+            Some(plan) => Ok(plan),
+            None => empty(&self.schema_of(&snapshot)?, &read),
+        }
     }
 }
 
@@ -385,57 +350,115 @@ pub(crate) struct FeedLog {
     range: ChangeRange,
     snapshot: Arc<Snapshot>,
     current: Arc<Snapshot>,
-    commits: Arc<Vec<Commit>>,
+    /// Those that change rows.
+    commits: Arc<Vec<FeedCommit>>,
+    oldest: i64,
+    vacuumed: bool,
+    expired: Expired,
 }
 
 impl FeedLog {
     /// Whether any of the commits says in which context it was made.
     pub(crate) fn has_contexts(&self) -> bool {
-        self.commits.iter().any(|commit| commit.context().is_some())
+        self.commits.iter().any(|commit| commit.context.is_some())
     }
 
     /// Plans the read of the changes, once every file is known to be there.
     pub(crate) async fn plan(self, read: ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {
-        let oldest_commit = self.commits.first();
-        let oldest_commit = oldest_commit.map_or(i64::MAX, |commit| commit.timestamp);
-        let wanted = version_bounds(read.filters);
-        let (feed, range) = (self.feed, self.range);
-        let commits = Arc::unwrap_or_clone(self.commits);
-        let files = plan_commits(&feed.table, range.since(), commits, wanted).await?;
-        feed.check_files(&range, &files, oldest_commit, &self.current)
-            .await?;
-        feed.plan(&self.snapshot, files, &read).await
-    }
-}
-
-/// The scan of change files, whose change type stands in the file, or of data files, for which it is a constant.
-fn feed_scan(
-    feed: &DeltaFeed,
-    layout: &Arc<TableLayout>,
-    mut files: Vec<ScanFile>,
-    from_file: bool,
-) -> DeltaScan {
-    let mut constants = change_columns();
-    if feed.contexts {
-        constants.extend(context_column());
-    } else {
-        for file in &mut files {
-            file.constants.pop();
+        let preflight = Preflight {
+            table: &self.feed.table,
+            current: &self.current,
+            until: self.range.until(),
+            oldest: self.oldest,
+            vacuumed: self.vacuumed,
+        };
+        preflight.check(&self.commits, &self.expired).await?;
+        let layout = self.snapshot.layout();
+        let commits = Arc::clone(&self.commits);
+        let total = self.range.until() - self.range.since();
+        let expired = self.expired.clone();
+        let files = plan_files(&self.feed, layout, commits, total, expired, &read).await?;
+        let compared = self.compared(&read).await?;
+        let mut plans = files.into_iter().chain(compared);
+        match (plans.next(), plans.next()) {
+            (Some(first), Some(second)) => Ok(UnionExec::try_new(vec![first, second])?),
+            (Some(only), None) => Ok(only),
+            _ => empty(&self.feed.schema_of(&self.snapshot)?, &read),
         }
     }
-    let mut scan = DeltaScan::new(&feed.table, layout, files);
-    if from_file {
-        constants.remove(0);
-        scan.file_columns =
-            vec![Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, false)) as FieldRef];
+
+    /// The changes of which nothing but their outcome is known.
+    async fn compared(&self, read: &ChangeRead<'_>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let Some(derivation) = &self.feed.derivation else {
+            return Ok(None);
+        };
+        let (low, high) = version_bounds(read.filters);
+        let mut compared = Vec::new();
+        for commit in self.commits.iter() {
+            if let Told::Comparison(changes, row_ids) = &commit.told
+                && (low..=high).contains(&commit.version)
+            {
+                let changes = (changes.as_slice(), row_ids.clone());
+                compared.push(rewritten(&self.feed.table, commit, changes).await?);
+            }
+        }
+        if compared.is_empty() {
+            return Ok(None);
+        }
+        let (table, layout) = (&self.feed.table, self.snapshot.layout());
+        let contexts = self.feed.contexts;
+        plan_compared(table, layout, compared, derivation, contexts, read)
+            .await
+            .map(Some)
     }
-    scan.constants = constants;
-    scan
+
+    /// Refuses a range whose first commit is gone, if it is not read anyway.
+    async fn check_begin(&self) -> Result<()> {
+        let first = self.range.first();
+        match self.feed.table.store().head(&commit_path(first)).await {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::NotFound { .. }) => Err(self.gone(first).await?),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What to tell where the commit of `version` is gone.
+    async fn gone(&self, version: i64) -> Result<Error> {
+        let files = list_commits(&self.feed.table, 0).await?;
+        let oldest = oldest_contiguous(&files, self.current.version());
+        Ok(Error::ChangesExpired {
+            table: self.feed.table.name().into(),
+            requested: self.expired.requested.clone(),
+            oldest: (oldest - 1).to_string(),
+            current: self.expired.current,
+            reason: format!("the log of version {version} is gone"),
+        })
+    }
 }
 
-fn context_column() -> Option<FieldRef> {
-    let mut columns = metadata_columns().into_iter();
-    columns.find(|field| field.name() == CHANGE_CONTEXT)
+/// The rows that a commit took away, and those that it brought.
+async fn rewritten(
+    table: &DeltaTable,
+    commit: &FeedCommit,
+    (changes, row_ids): (&[FileChange], Option<String>),
+) -> Result<ComparedCommit> {
+    let (mut removed, mut added) = (Vec::new(), Vec::new());
+    for change in changes {
+        for (add, rows, change_type) in changed_rows(table, change).await? {
+            match change_type {
+                ChangeType::Delete => removed.push((add, rows)),
+                _ => added.push((add, rows)),
+            }
+        }
+    }
+    Ok(ComparedCommit {
+        version: commit.version,
+        timestamp: commit.timestamp,
+        context: commit.context.clone(),
+        removed,
+        added,
+        row_ids,
+    })
 }
 
 fn empty(schema: &SchemaRef, read: &ChangeRead<'_>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -453,39 +476,4 @@ pub(super) fn oldest_contiguous(files: &[CommitFile], current: i64) -> i64 {
         oldest = file.version;
     }
     oldest
-}
-
-/// The lowest and highest `_commit_version` that the filters let through.
-pub(super) fn version_bounds(filters: &[Expr]) -> (i64, i64) {
-    let (mut low, mut high) = (i64::MIN, i64::MAX);
-    for (operator, version) in filters.iter().filter_map(version_comparison) {
-        match operator {
-            Operator::Gt => low = low.max(version.saturating_add(1)),
-            Operator::GtEq => low = low.max(version),
-            Operator::Lt => high = high.min(version.saturating_sub(1)),
-            Operator::LtEq => high = high.min(version),
-            Operator::Eq => (low, high) = (low.max(version), high.min(version)),
-            _ => {}
-        }
-    }
-    (low, high)
-}
-
-fn version_comparison(filter: &Expr) -> Option<(Operator, i64)> {
-    let Expr::BinaryExpr(binary) = filter else {
-        return None;
-    };
-    match (binary.left.as_ref(), binary.right.as_ref()) {
-        (Expr::Column(column), Expr::Literal(ScalarValue::Int64(Some(version)), _))
-            if column.name == COMMIT_VERSION =>
-        {
-            Some((binary.op, *version))
-        }
-        (Expr::Literal(ScalarValue::Int64(Some(version)), _), Expr::Column(column))
-            if column.name == COMMIT_VERSION =>
-        {
-            Some((binary.op.swap()?, *version))
-        }
-        _ => None,
-    }
 }

@@ -12,6 +12,7 @@
 mod conformance;
 mod delta_feed;
 mod files;
+mod sequence_exec;
 mod tracked;
 
 use std::collections::HashMap;
@@ -24,7 +25,7 @@ use datafusion::catalog::Session;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 
-pub(crate) use delta_feed::{DeltaFeed, FeedLog};
+pub(crate) use delta_feed::{DeltaFeed, Derivation, FeedLog};
 pub(crate) use files::{ChangeFiles, KnownFile, Location, rejected_schema};
 pub(crate) use tracked::{
     DeltaTracking, DumpCounts, RowTable, Snapshots, Tracked, TrackedTable, VersionBounds,

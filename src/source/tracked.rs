@@ -23,6 +23,7 @@ pub(crate) use delta_tracking::DeltaTracking;
 #[cfg(test)]
 pub(crate) use scripted::{ScriptedChange, ScriptedTable};
 pub(crate) use snapshots::{DumpCounts, Snapshots};
+pub(super) use stream_exec::StreamExec;
 pub(crate) use versioned::{RowTable, VersionedTable};
 
 use std::collections::HashMap;

@@ -1,4 +1,6 @@
-//! The arguments of `table_changes`: which there are, what their values mean, which contradict each other.
+//! The arguments of `table_changes` and its kin: which there are, what their values mean, which contradict each other.
+
+mod spelling;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::{self, FunctionArg, FunctionArgExpr};
 
+pub(crate) use self::spelling::{Spelling, point_argument};
 use crate::change::{Bound, BoundKind, ChangeBounds};
 use crate::error::{Error, Result};
 
@@ -59,11 +62,11 @@ const BOUNDS: [(&str, BoundKind, BoundUnit); 8] = [
     ),
     ("ending_timestamp", BoundKind::Until, BoundUnit::Timestamp),
 ];
-const OPTIONS: [&str; 3] = ["net", "metadata", "key"];
 
 /// The arguments of one call, sorted out but not evaluated.
 #[derive(Debug)]
 pub(crate) struct Arguments {
+    pub spelling: Spelling,
     pub table: ast::Expr,
     pub bounds: Vec<(BoundKind, BoundUnit, ast::Expr)>,
     pub options: HashMap<String, ast::Expr>,
@@ -74,43 +77,26 @@ impl Arguments {
     ///
     /// # Errors
     /// For an unknown, repeated, contradicting or missing argument, naming it.
-    pub(crate) fn try_new(arguments: &[FunctionArg]) -> Result<Self> {
-        let mut positional = Vec::new();
-        let mut named: Vec<(String, ast::Expr)> = Vec::new();
-        for argument in arguments {
-            match argument {
-                FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => {
-                    positional.push(value.clone())
-                }
-                FunctionArg::Named {
-                    name,
-                    arg: FunctionArgExpr::Expr(value),
-                    ..
-                } => named.push((name.value.to_lowercase(), value.clone())),
-                FunctionArg::ExprNamed {
-                    name,
-                    arg: FunctionArgExpr::Expr(value),
-                    ..
-                } => named.push((name.to_string().to_lowercase(), value.clone())),
-                other => {
-                    return Err(Error::invalid(format!(
-                        "table_changes does not take the argument {other}; write table_changes('table', since_version)"
-                    )));
-                }
-            }
-        }
+    pub(crate) fn try_new(spelling: Spelling, arguments: &[FunctionArg]) -> Result<Self> {
+        let (positional, named) = split(spelling, arguments)?;
         let mut positional = positional.into_iter();
         let table = positional.next().ok_or_else(|| {
-            Error::invalid(
-                "table_changes needs a table; write table_changes('table', since_version)",
-            )
+            let what = match spelling {
+                Spelling::ByPath => "location",
+                _ => "table",
+            };
+            Error::invalid(format!(
+                "{spelling} needs a {what}; write {}",
+                spelling.usage()
+            ))
         })?;
         let mut sorted = Self {
+            spelling,
             table,
             bounds: vec![],
             options: HashMap::new(),
         };
-        for (kind, value) in [BoundKind::Since, BoundKind::Until]
+        for (kind, value) in [spelling.lower(), BoundKind::Until]
             .into_iter()
             .zip(positional.by_ref())
         {
@@ -118,7 +104,8 @@ impl Arguments {
         }
         if let Some(extra) = positional.next() {
             return Err(Error::invalid(format!(
-                "table_changes takes a table, since_version and until_version by position; {extra} is one too many"
+                "{spelling} takes {} by position; {extra} is one too many",
+                spelling.positions()
             )));
         }
         for (name, value) in named {
@@ -129,22 +116,23 @@ impl Arguments {
     }
 
     fn add(&mut self, name: &str, value: ast::Expr) -> Result<()> {
+        let spelling = self.spelling;
         if let Some((_, kind, unit)) = BOUNDS.iter().find(|(known, _, _)| *known == name) {
             self.bounds.push((*kind, *unit, value));
-        } else if OPTIONS.contains(&name) {
+        } else if spelling.options().contains(&name) {
             if self.options.insert(name.to_owned(), value).is_some() {
                 return Err(Error::invalid(format!(
-                    "table_changes got the argument {name} twice"
+                    "{spelling} got the argument {name} twice"
                 )));
             }
         } else {
             let known: Vec<&str> = BOUNDS
                 .iter()
                 .map(|(name, _, _)| *name)
-                .chain(OPTIONS)
+                .chain(spelling.options().iter().copied())
                 .collect();
             return Err(Error::invalid(format!(
-                "table_changes has no argument {name:?}; it has {}",
+                "{spelling} has no argument {name:?}; it has {}",
                 known.join(", ")
             )));
         }
@@ -152,6 +140,7 @@ impl Arguments {
     }
 
     fn check(&self) -> Result<()> {
+        let spelling = self.spelling;
         let lower = self
             .bounds
             .iter()
@@ -159,13 +148,55 @@ impl Arguments {
             .count();
         let upper = self.bounds.len() - lower;
         if lower > 1 || upper > 1 {
-            return Err(Error::InvalidRange("table_changes takes one lower bound (since_… or starting_…) and one upper bound (until_… or ending_…)".into()));
+            return Err(Error::InvalidRange(format!(
+                "{spelling} takes one lower bound (since_… or starting_…) and one upper bound (until_… or ending_…)"
+            )));
         }
         if lower == 0 {
-            return Err(Error::InvalidRange("table_changes needs a lower bound: the version applied last, as in table_changes('t', 41), or NULL for everything since the creation".into()));
+            return Err(Error::InvalidRange(format!(
+                "{spelling} needs a lower bound: {}",
+                spelling.lower_bound()
+            )));
+        }
+        let pairs_rows = ["net", "derive"]
+            .iter()
+            .any(|name| self.options.contains_key(*name));
+        if self.options.contains_key("key") && !pairs_rows && !spelling.is_net() {
+            return Err(Error::invalid(format!(
+                "key names the columns that tell rows apart for net changes and for derive => true; {spelling} was asked for neither"
+            )));
         }
         Ok(())
     }
+}
+
+type Sorted = (Vec<ast::Expr>, Vec<(String, ast::Expr)>);
+
+/// Arguments by position, and by name.
+fn split(spelling: Spelling, arguments: &[FunctionArg]) -> Result<Sorted> {
+    let (mut positional, mut named) = (Vec::new(), Vec::new());
+    for argument in arguments {
+        match argument {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => positional.push(value.clone()),
+            FunctionArg::Named {
+                name,
+                arg: FunctionArgExpr::Expr(value),
+                ..
+            } => named.push((name.value.to_lowercase(), value.clone())),
+            FunctionArg::ExprNamed {
+                name,
+                arg: FunctionArgExpr::Expr(value),
+                ..
+            } => named.push((name.to_string().to_lowercase(), value.clone())),
+            other => {
+                return Err(Error::invalid(format!(
+                    "{spelling} does not take the argument {other}; write {}",
+                    spelling.usage()
+                )));
+            }
+        }
+    }
+    Ok((positional, named))
 }
 
 /// The value of an expression without columns; `None` if it has parameters.

@@ -3,22 +3,29 @@
 //! Bounds that are constants are checked when the statement is planned. Parameters of a prepared statement are not known then:
 //! they travel as filters made of [`super::functions::bound`] and are checked when the scan is planned. The upper bound, where
 //! none is given, is the version that is current at that moment, so that a view reads on and a query reads one version.
+//!
+//! Of `"t$changes"` the bounds are what filters on `_commit_version` and `_commit_timestamp` leave, see [`FilterRange`].
+
+mod filter_range;
 
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{ScalarValue, project_schema};
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{CastExpr, Column};
+use datafusion::physical_expr::expressions::{CastExpr, Column, Literal};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 
+use self::filter_range::FilterRange;
 use super::arguments::{bound_of, merge_bounds};
 use super::functions::as_bound;
-use crate::change::{Bound, ChangeBounds};
+use crate::change::{Bound, ChangeBounds, ChangeRange};
 use crate::error::Error;
 use crate::source::{ChangeRead, ChangeSource};
 
@@ -29,6 +36,16 @@ pub(crate) struct ChangesTable {
     schema: SchemaRef,
     /// The bounds, as far as they were constants.
     bounds: ChangeBounds,
+    /// Who bounds them further.
+    bounded_by: BoundedBy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BoundedBy {
+    /// The arguments of a call: a bound that cannot be kept is an error.
+    Arguments,
+    /// Conditions on the columns of the change: they leave what there is of it, or nothing.
+    Filters,
 }
 
 impl ChangesTable {
@@ -42,6 +59,17 @@ impl ChangesTable {
             source,
             schema,
             bounds,
+            bounded_by: BoundedBy::Arguments,
+        }
+    }
+
+    /// The changes of `source` that filters ask for, with the schema they have now.
+    pub(crate) fn by_filters(source: Arc<dyn ChangeSource>, schema: SchemaRef) -> Self {
+        Self {
+            source,
+            schema,
+            bounds: open_bounds(),
+            bounded_by: BoundedBy::Filters,
         }
     }
 
@@ -63,8 +91,58 @@ impl ChangesTable {
         }
     }
 
-    fn bounds(&self, filters: &[Expr]) -> crate::Result<ChangeBounds> {
-        with_parameters(&self.bounds, filters)
+    /// The range to read and the columns that it has; `None` if the filters leave nothing of it.
+    async fn range(&self, filters: &[Expr]) -> crate::Result<Option<(ChangeRange, SchemaRef)>> {
+        if self.bounded_by == BoundedBy::Arguments {
+            let bounds = with_parameters(&self.bounds, filters)?;
+            let range = self.source.resolve(&bounds).await?;
+            let now = self.source.schema(Some(range.until())).await?;
+            return Ok(Some((range, now)));
+        }
+        let left = FilterRange::of(filters);
+        let Some(found) = self.left(&left).await? else {
+            return Ok(None);
+        };
+        let (range, now) = &found;
+        let is_planned = |name: &String| self.schema.index_of(name).is_ok();
+        if left.is_open_above() || now.fields().iter().all(|field| is_planned(field.name())) {
+            return Ok(Some((*range, Arc::clone(now))));
+        }
+        // columns were renamed or dropped after the filters' upper bound: the source knows which, as of now
+        self.left(&left.open_above()).await
+    }
+
+    async fn left(&self, left: &FilterRange) -> crate::Result<Option<(ChangeRange, SchemaRef)>> {
+        let range = left.resolve(self.source.as_ref(), &self.bounds).await;
+        let Some(range) = range.map_err(|error| self.explained(error))? else {
+            return Ok(None);
+        };
+        let schema = self.source.schema(Some(range.until())).await?;
+        Ok(Some((range, schema)))
+    }
+
+    /// Who reads all changes there ever were by a name alone has not been told how to ask for fewer.
+    fn explained(&self, error: Error) -> Error {
+        match error {
+            Error::ChangesExpired {
+                table,
+                requested,
+                oldest,
+                current,
+                reason,
+            } if self.bounded_by == BoundedBy::Filters && oldest.parse::<i64>().is_ok() => {
+                Error::ChangesExpired {
+                    reason: format!(
+                        "{reason} (a query with WHERE _commit_version > {oldest} reads what is left)"
+                    ),
+                    table,
+                    requested,
+                    oldest,
+                    current,
+                }
+            }
+            other => other,
+        }
     }
 }
 
@@ -116,8 +194,10 @@ impl TableProvider for ChangesTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let range = self.source.resolve(&self.bounds(filters)?).await?;
-        let now = self.source.schema(Some(range.until())).await?;
+        let Some((range, now)) = self.range(filters).await? else {
+            let nothing = project_schema(&self.schema, projection)?;
+            return Ok(Arc::new(EmptyExec::new(nothing)));
+        };
         let filters: Vec<Expr> = filters
             .iter()
             .filter(|filter| as_bound(filter).is_none())
@@ -133,7 +213,8 @@ impl TableProvider for ChangesTable {
                 filters: &filters,
                 limit,
             };
-            return Ok(self.source.changes(range, read).await?);
+            let changes = self.source.changes(range, read).await;
+            return Ok(changes.map_err(|error| self.explained(error))?);
         }
         let (indices, expressions) = carry_over(&self.schema, &now, &planned)?;
         let read = ChangeRead {
@@ -142,7 +223,8 @@ impl TableProvider for ChangesTable {
             filters: &[],
             limit,
         };
-        let plan = self.source.changes(range, read).await?;
+        let changes = self.source.changes(range, read).await;
+        let plan = changes.map_err(|error| self.explained(error))?;
         Ok(Arc::new(ProjectionExec::try_new(expressions, plan)?))
     }
 }
@@ -170,8 +252,8 @@ fn carry_over(
                 }
             }
             Err(_) => {
-                let null = datafusion::common::ScalarValue::try_from(field.data_type())?;
-                Arc::new(datafusion::physical_expr::expressions::Literal::new(null))
+                let null = ScalarValue::try_from(field.data_type())?;
+                Arc::new(Literal::new(null))
             }
         };
         expressions.push((expression, field.name().clone()));

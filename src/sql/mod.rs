@@ -17,6 +17,7 @@ mod change_files_table;
 mod changes_table;
 mod ddl;
 mod delta_table;
+mod delta_versions;
 mod dml_rule;
 mod factory;
 mod functions;

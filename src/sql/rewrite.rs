@@ -1,29 +1,33 @@
 //! Rewrites the tokens of a statement where our SQL is larger than DataFusion's grammar.
 //!
 //! - `t VERSION AS OF 3`, `t TIMESTAMP AS OF '…'` become `table_version(t, version => 3) AS t`.
+//! - `t CHANGES FROM VERSION 3`, `t CHANGES(INFORMATION => …) AT(…)` become calls, too: see [`clauses`].
 //! - `a IS NOT DISTINCT FROM b` becomes `a <=> b`, which binds as `=` does, and `a IS DISTINCT FROM b` an operator of its own.
 //! - The columns that an UPDATE assigns to are read in lower case unless they are quoted, as everywhere else.
 //! - Numbers with more digits than a float holds become decimals.
 //! - `UPDATE SET *` and `INSERT *` of a MERGE become lists of the target's columns.
 
+mod clauses;
+
 use datafusion::common::TableReference;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
 
+use self::clauses::rewrite_clauses;
 use super::operators::IS_DISTINCT_FROM;
 use super::relation_planner::TABLE_VERSION;
 use crate::error::{Error, Result};
 
-/// Drops white space and comments, and rewrites versions and null-safe equality.
+/// Drops white space and comments, and rewrites versions, clauses for changes and null-safe equality.
 ///
 /// # Errors
-/// When a version clause is not complete.
+/// When one of these is not complete.
 pub(crate) fn rewrite_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>> {
     let filled = tokens
         .into_iter()
         .filter(|token| !matches!(token.token, Token::Whitespace(_)));
-    let tokens = without_delete_alias(exact_decimals(null_safe_equality(filled.collect())));
-    refuse_changes_clause(&tokens)?;
+    let tokens = rewrite_clauses(exact_decimals(null_safe_equality(filled.collect())))?;
+    let tokens = without_delete_alias(tokens);
     refuse_repeated_assignments(&tokens)?;
     let tokens = lower_case_assignments(tokens);
     let mut output: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
@@ -36,10 +40,17 @@ pub(crate) fn rewrite_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWi
             continue;
         };
         let start = name_start(&output);
-        refuse_history(&output[..start])?;
+        refuse_history(
+            &output[..start],
+            "a version of a table",
+            "VERSION AS OF or TIMESTAMP AS OF",
+        )?;
         let name = output.split_off(start);
         let value_start = index + 3;
-        let value_end = value_start + value_length(&tokens[value_start..], unit)?;
+        let value_end = value_start
+            + value_length(&tokens[value_start..], || {
+                format!("{} AS OF", unit.to_uppercase())
+            })?;
         let span = tokens[index].span;
         output.extend([word(TABLE_VERSION, span), at(Token::LParen, span)]);
         output.extend(name.iter().cloned());
@@ -60,8 +71,8 @@ pub(crate) fn rewrite_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWi
     Ok(output)
 }
 
-/// Refuses a version of the table that a statement writes to; `before` is all that stands before the table's name.
-fn refuse_history(before: &[TokenWithSpan]) -> Result<()> {
+/// Refuses what has been of the table that a statement writes to; `before` is all that stands before the table's name.
+fn refuse_history(before: &[TokenWithSpan], what: &str, clause: &str) -> Result<()> {
     let deletes = before.len() >= 2
         && is_word(before.get(before.len() - 2), "DELETE")
         && is_word(before.last(), "FROM");
@@ -70,9 +81,9 @@ fn refuse_history(before: &[TokenWithSpan]) -> Result<()> {
             .iter()
             .any(|word| is_word(before.last(), word))
     {
-        return Err(Error::invalid(
-            "a version of a table is history and cannot be written; name the table without VERSION AS OF or TIMESTAMP AS OF",
-        ));
+        return Err(Error::invalid(format!(
+            "{what} is history and cannot be written; name the table without {clause}"
+        )));
     }
     Ok(())
 }
@@ -183,23 +194,6 @@ fn without_delete_alias(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     output
 }
 
-/// Snowflake's `t CHANGES(INFORMATION => …)`, which the grammar has no room for.
-fn refuse_changes_clause(tokens: &[TokenWithSpan]) -> Result<()> {
-    let found = (0..tokens.len()).any(|index| {
-        is_word(tokens.get(index), "CHANGES")
-            && tokens
-                .get(index + 1)
-                .is_some_and(|token| token.token == Token::LParen)
-            && is_word(tokens.get(index + 2), "INFORMATION")
-    });
-    if found {
-        return Err(Error::invalid(
-            "the CHANGES clause is not understood here; use table_changes('t', since_version)",
-        ));
-    }
-    Ok(())
-}
-
 /// `UPDATE t SET a = 1, a = 2` says two things; DataFusion would keep one of them.
 fn refuse_repeated_assignments(tokens: &[TokenWithSpan]) -> Result<()> {
     let mut seen = Vec::new();
@@ -272,11 +266,11 @@ fn version_clause(tokens: &[TokenWithSpan]) -> Option<&'static str> {
 }
 
 /// The value is one literal, one call, one parenthesis, or a typed literal such as TIMESTAMP '…'.
-fn value_length(tokens: &[TokenWithSpan], unit: &str) -> Result<usize> {
+fn value_length(tokens: &[TokenWithSpan], clause: impl Fn() -> String) -> Result<usize> {
     let missing = || {
         Error::invalid(format!(
-            "{} AS OF needs a value; put an expression in parentheses",
-            unit.to_uppercase()
+            "{} needs a value; put an expression in parentheses",
+            clause()
         ))
     };
     let first = tokens.first().ok_or_else(missing)?;
@@ -551,13 +545,13 @@ mod tests {
 
     use super::*;
 
-    fn tokens(sql: &str) -> Vec<TokenWithSpan> {
+    pub(super) fn tokens(sql: &str) -> Vec<TokenWithSpan> {
         Tokenizer::new(&GenericDialect {}, sql)
             .tokenize_with_location()
             .unwrap()
     }
 
-    fn text(tokens: &[TokenWithSpan]) -> String {
+    pub(super) fn text(tokens: &[TokenWithSpan]) -> String {
         tokens
             .iter()
             .map(|token| token.token.to_string())

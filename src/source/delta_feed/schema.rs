@@ -4,42 +4,105 @@ use std::collections::{BTreeSet, HashMap};
 
 use arrow::datatypes::{DataType, Field};
 
+use super::actions::FileChange;
+use super::history::{FeedCommit, History, StateChange, Told};
 use crate::delta::DeltaTable;
-use crate::delta::actions::{Action, Metadata, Protocol};
+use crate::delta::actions::{Metadata, Protocol};
 use crate::delta::layout::TableLayout;
-use crate::delta::log::Commit;
 use crate::delta::properties::change_data_feed;
 use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
 
-/// The range that is checked.
-pub(crate) struct FeedCheck<'a> {
-    pub table: &'a DeltaTable,
-    /// The upper bound.
-    pub snapshot: &'a Snapshot,
-    /// The exclusive lower bound.
-    pub since: i64,
+/// The property that says whether rows have ids (*Row Tracking*), and the one that names the column with those of rows that moved.
+const ROW_TRACKING: &str = "delta.enableRowTracking";
+const ROW_ID_COLUMN: &str = "delta.rowTracking.materializedRowIdColumnName";
+
+/// What a table was from one version on.
+#[derive(Debug, Clone)]
+pub(super) struct State {
+    pub version: i64,
+    pub metadata: Metadata,
+    pub protocol: Protocol,
 }
 
-/// Checks metadata at the start of the range and wherever it changes inside.
+impl State {
+    /// Whether changes were recorded.
+    pub(super) fn has_feed(&self) -> bool {
+        change_data_feed(&self.metadata.configuration, &self.protocol)
+    }
+
+    /// The column of the files with the ids of rows, where rows have some.
+    fn row_ids(&self) -> Option<String> {
+        let values = &self.metadata.configuration;
+        let on = values.get(ROW_TRACKING)?.eq_ignore_ascii_case("true");
+        on.then(|| values.get(ROW_ID_COLUMN).cloned()).flatten()
+    }
+}
+
+/// What the table was at `first` and from each version on that changed it, in version order. `upper` is the version at the end of
+/// the changes.
+pub(super) async fn states(
+    table: &DeltaTable,
+    upper: &Snapshot,
+    first: i64,
+    changes: &[StateChange],
+) -> Result<Vec<State>> {
+    let whole_at_first = changes.first().is_some_and(|change| {
+        change.version == first && change.metadata.is_some() && change.protocol.is_some()
+    });
+    let mut state = State {
+        version: first,
+        metadata: Metadata::default(),
+        protocol: Protocol::default(),
+    };
+    if changes.is_empty() {
+        // what holds at the end held throughout
+        state.metadata = upper.metadata().clone();
+        state.protocol = upper.protocol().clone();
+    } else if !whole_at_first {
+        let start = table.snapshot_at(first).await?;
+        state.metadata = start.metadata().clone();
+        state.protocol = start.protocol().clone();
+    }
+    let mut states = Vec::new();
+    if !whole_at_first {
+        states.push(state.clone());
+    }
+    for change in changes {
+        state.version = change.version;
+        state.metadata = change.metadata.clone().unwrap_or(state.metadata);
+        state.protocol = change.protocol.clone().unwrap_or(state.protocol);
+        states.push(state.clone());
+    }
+    Ok(states)
+}
+
+/// Checks that the rows of every version can be read as those of `upper`.
 ///
 /// # Errors
-/// [`Error::ChangesNotEnabled`] or [`Error::IncompatibleSchema`], naming the version.
-pub(crate) async fn check_range(check: &FeedCheck<'_>, commits: &[Commit]) -> Result<()> {
-    let first = check.since + 1;
-    let states = states(check.table, Some(check.snapshot), first, commits).await?;
-    for (version, metadata, protocol) in states {
-        if !change_data_feed(&metadata.configuration, &protocol) {
-            return Err(Error::ChangesNotEnabled {
-                table: check.table.name().into(),
-                version,
-            });
-        }
-        let layout = TableLayout::try_new(check.table.name(), &metadata)?;
-        if let Some(detail) = difference(&layout, check.snapshot.layout()) {
-            let changed = next_change(commits, version);
+/// [`Error::IncompatibleSchema`], naming the version.
+pub(super) async fn check_schemas(
+    table: &DeltaTable,
+    upper: &Snapshot,
+    history: &History,
+    states: &[State],
+) -> Result<()> {
+    let mut layouts: Vec<(i64, TableLayout)> = Vec::new();
+    if let Some(version) = replaced_at_first(history, states) {
+        // the rows that its first commit removed are of the version before it
+        let before = table.snapshot_at(version - 1).await;
+        layouts.extend(before.map(|before| (version - 1, before.layout().as_ref().clone())));
+    }
+    for state in states {
+        let layout = TableLayout::try_new(table.name(), &state.metadata)?;
+        layouts.push((state.version, layout));
+    }
+    for (version, layout) in &layouts {
+        if let Some(detail) = difference(layout, upper.layout()) {
+            let mut later = layouts.iter().map(|(version, _)| *version);
+            let changed = later.find(|later| later > version).unwrap_or(*version);
             return Err(Error::IncompatibleSchema {
-                table: check.table.name().into(),
+                table: table.name().into(),
                 version: changed,
                 before: changed - 1,
                 detail,
@@ -49,81 +112,62 @@ pub(crate) async fn check_range(check: &FeedCheck<'_>, commits: &[Commit]) -> Re
     Ok(())
 }
 
-/// The oldest version from `first` on since which the feed has never been off.
-pub(crate) async fn feed_on_since(
-    table: &DeltaTable,
-    first: i64,
-    commits: &[Commit],
-) -> Result<i64> {
-    let snapshot = table.snapshot().await?;
-    let states = states(table, Some(&snapshot), first, commits).await?;
-    let mut on_since = snapshot.version() + 1;
-    for (version, metadata, protocol) in states.into_iter().rev() {
-        if !change_data_feed(&metadata.configuration, &protocol) {
-            break;
-        }
-        on_since = version;
-    }
-    Ok(on_since)
-}
-
-/// Metadata and protocol at `first` and at each version that changes them, in version order.
-async fn states(
-    table: &DeltaTable,
-    upper: Option<&Snapshot>,
-    first: i64,
-    commits: &[Commit],
-) -> Result<Vec<(i64, Metadata, Protocol)>> {
-    let changes: Vec<(i64, Option<&Metadata>, Option<&Protocol>)> = commits
-        .iter()
-        .map(changed_state)
-        .filter(|(_, m, p)| m.is_some() || p.is_some())
-        .collect();
-    let whole_at_first = changes
-        .first()
-        .is_some_and(|(version, metadata, protocol)| {
-            *version == first && metadata.is_some() && protocol.is_some()
-        });
-    let (mut metadata, mut protocol) = match (upper, changes.is_empty()) {
-        // nothing changed inside the range: what holds at its end held throughout
-        (Some(upper), true) => (upper.metadata().clone(), upper.protocol().clone()),
-        _ if whole_at_first => (Metadata::default(), Protocol::default()),
-        _ => {
-            let start = table.snapshot_at(first).await?;
-            (start.metadata().clone(), start.protocol().clone())
-        }
+/// The first version, if it changes the schema and removes rows.
+fn replaced_at_first(history: &History, states: &[State]) -> Option<i64> {
+    let first = states.first()?.version;
+    let changes = history.states.first()?;
+    let commit = history.commits.first()?;
+    let Told::DataFiles(files) = &commit.told else {
+        return None;
     };
-    let mut states = Vec::new();
-    if !whole_at_first {
-        states.push((first, metadata.clone(), protocol.clone()));
-    }
-    for (version, new_metadata, new_protocol) in changes {
-        metadata = new_metadata.cloned().unwrap_or(metadata);
-        protocol = new_protocol.cloned().unwrap_or(protocol);
-        states.push((version, metadata.clone(), protocol.clone()));
-    }
-    Ok(states)
+    let removes = files
+        .iter()
+        .any(|change| matches!(change, FileChange::Removed(_)));
+    let here = changes.version == first && commit.version == first && first > 0;
+    (here && changes.metadata.is_some() && removes).then_some(first)
 }
 
-fn changed_state(commit: &Commit) -> (i64, Option<&Metadata>, Option<&Protocol>) {
-    let (mut metadata, mut protocol) = (None, None);
-    for action in &commit.actions {
-        match action {
-            Action::Metadata(found) => metadata = Some(found),
-            Action::Protocol(found) => protocol = Some(found),
-            _ => {}
+/// The first version of which no changes were recorded.
+pub(super) fn first_without_feed(states: &[State]) -> Option<i64> {
+    let off = states.iter().find(|state| !state.has_feed());
+    off.map(|state| state.version)
+}
+
+/// The oldest version since which changes have always been recorded; the one after `current` where they are not.
+pub(super) fn feed_on_since(states: &[State], current: i64) -> i64 {
+    let on = states.iter().rev().take_while(|state| state.has_feed());
+    on.last().map_or(current + 1, |state| state.version)
+}
+
+/// Makes of the commits of which no changes were recorded, and which both removed and added rows, comparisons of these rows.
+pub(super) fn compare_rewrites(commits: &mut [FeedCommit], states: &[State]) {
+    for commit in commits {
+        let mut in_force = states.iter().rev();
+        let state = in_force.find(|state| state.version <= commit.version);
+        let Some(state) = state.filter(|state| !state.has_feed()) else {
+            continue;
+        };
+        if let Told::DataFiles(changes) = &mut commit.told
+            && is_rewrite(changes)
+        {
+            let changes = std::mem::take(changes);
+            let row_ids = state.row_ids().filter(|_| commit.keeps_row_ids);
+            commit.told = Told::Comparison(changes, row_ids);
         }
     }
-    (commit.version, metadata, protocol)
 }
 
-/// The version after `version` that next changes metadata: the one that made the two schemas differ.
-fn next_change(commits: &[Commit], version: i64) -> i64 {
-    let later = commits
-        .iter()
-        .filter(|commit| commit.version > version)
-        .find(|commit| changed_state(commit).1.is_some());
-    later.map_or(version, |commit| commit.version)
+/// Whether rows may have been both removed and added.
+fn is_rewrite(changes: &[FileChange]) -> bool {
+    let (mut removes, mut adds) = (false, false);
+    for change in changes {
+        match change {
+            FileChange::Added(_) => adds = true,
+            FileChange::Removed(_) => removes = true,
+            FileChange::Masked(_) => removes = true,
+        }
+    }
+    removes && adds
 }
 
 /// Why rows of the `old` layout cannot be read as the `new` one, if they cannot.

@@ -16,7 +16,6 @@ mod dump_table;
 mod dumps;
 mod keys_exec;
 mod place;
-mod sequence_exec;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -33,12 +32,12 @@ pub(crate) use self::counts::DumpCounts;
 use self::difference::Difference;
 use self::dumps::Dumps;
 use self::place::Place;
-use self::sequence_exec::SequenceExec;
 use super::{TrackedTable, VersionBounds};
 use crate::change::{ChangeRange, change_schema};
 use crate::error::{Error, Result};
 use crate::source::delta_feed::version_bounds;
 use crate::source::files::NO_MARKER;
+use crate::source::sequence_exec::SequenceExec;
 use crate::source::{ChangeFiles, ChangeRead, ChangeSource};
 
 /// Options of files that carry changes, which mean nothing for dumps.

@@ -1,17 +1,17 @@
-//! A stream of batches as a plan: what a remote system answers, asked when the plan runs.
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "remote systems, which need it, come later")
-)]
+//! A stream of batches as a plan: what a remote system answers, or a log tells, asked when the plan runs.
 
 use std::fmt::{self, Formatter};
 use std::sync::Arc;
 
+use arrow::compute::SortOptions;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{
+    EquivalenceProperties, Partitioning, PhysicalExpr, PhysicalSortExpr,
+};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -49,6 +49,23 @@ impl StreamExec {
             shown: shown.into(),
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
+        }
+    }
+
+    /// The same plan, whose rows come in ascending order of the column with this index.
+    pub(crate) fn sorted_by(self, index: usize) -> Self {
+        let schema = self.schema();
+        let column: Arc<dyn PhysicalExpr> =
+            Arc::new(Column::new(schema.field(index).name(), index));
+        let order = [PhysicalSortExpr::new(
+            column,
+            SortOptions::new(false, false),
+        )];
+        let ordered = EquivalenceProperties::new_with_orderings(schema, [order]);
+        let properties = self.properties.as_ref().clone();
+        Self {
+            properties: Arc::new(properties.with_eq_properties(ordered)),
+            ..self
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Runs the plans of several versions one after the other, so that no more than two dumps are in memory at once.
+//! Runs the plans of several versions one after the other, so that no more than one of them takes memory at once.
 
 use std::fmt::{self, Formatter};
 use std::sync::Arc;

@@ -1,0 +1,79 @@
+//! Net changes by one aggregate function, where version, ordinal and type of a change tell its place among those of its key.
+//!
+//! ```text
+//! Projection         the columns of the source, in their order
+//!   Unnest           a row of the list, column by column
+//!     Unnest         none, one or two rows of a key
+//!       CrossJoin    with one row
+//!         Aggregate  by key: the list of net rows
+//! ```
+//!
+//! A key is not unique in the result. That it is in the aggregate is what the optimizer would go on to believe behind an unnest, and
+//! take a `DISTINCT` or a sort column away; behind a join it does not. What still holds behind it is that a key has one value in the
+//! column that follows the keys, which is why the version is the first column of a row: both rows of a pair have the same.
+//!
+//! Filters on keys are pushed below the aggregate, others are not.
+
+use arrow::datatypes::Schema;
+use datafusion::common::{Column, NullHandling, UnnestOptions};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit};
+
+use super::function::{NetColumns, net_rows as net_rows_of};
+use super::{is_metadata, plain, values};
+use crate::change::{CHANGE_ORDINAL, CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION};
+use crate::error::Result;
+
+const ROWS: &str = "__alluvial_net";
+const ONE: &str = "__alluvial_one";
+
+/// The net rows of each key.
+pub(super) fn net_rows(
+    changes: LogicalPlan,
+    schema: &Schema,
+    keys: &[String],
+) -> Result<LogicalPlanBuilder> {
+    let groups: Vec<Expr> = keys.iter().map(ident).collect();
+    let rows = rows_of_key(schema, keys).alias(ROWS);
+    let by_key = plain(changes)?.aggregate(groups, vec![rows])?.build()?;
+    let joined = LogicalPlanBuilder::values(vec![vec![lit(true)]])?
+        .project(vec![ident("column1").alias(ONE)])?
+        .cross_join(by_key)?;
+    let options = UnnestOptions::new().with_null_handling(NullHandling::Drop);
+    let unnested = joined
+        .unnest_column_with_options(Column::from_name(ROWS), options.clone())?
+        .unnest_column_with_options(Column::from_name(ROWS), options)?;
+    let columns = schema.fields().iter().map(|field| {
+        let name = field.name();
+        let column = match keys.contains(name) {
+            true => ident(name),
+            false => ident(format!("{ROWS}.{name}")),
+        };
+        column.alias(name)
+    });
+    Ok(unnested.project(columns.collect::<Vec<_>>())?)
+}
+
+fn rows_of_key(schema: &Schema, keys: &[String]) -> Expr {
+    let values = values(schema, keys).into_iter().map(str::to_owned);
+    let (metadata, own): (Vec<String>, Vec<String>) = values.partition(|name| is_metadata(name));
+    // a source that numbers its changes within a version knows their order better than their types tell
+    let numbered = schema.field_with_name(CHANGE_ORDINAL).is_ok();
+    let ordinal = match numbered {
+        true => ident(CHANGE_ORDINAL),
+        false => lit(0_i64),
+    };
+    let mut arguments = vec![
+        ident(CHANGE_TYPE),
+        ident(COMMIT_VERSION),
+        ordinal,
+        ident(COMMIT_TIMESTAMP),
+    ];
+    arguments.extend(own.iter().chain(&metadata).map(ident));
+    let columns = NetColumns {
+        own,
+        metadata,
+        // such a source has no preimages, and says of a row that has gone what its delete says
+        deleted_as_last: numbered,
+    };
+    net_rows_of(columns, arguments)
+}
