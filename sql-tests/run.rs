@@ -10,6 +10,7 @@
 //! histories.rs histories::…             random changes against a model
 //! locations.rs locations::<kind>::…     files in folders, cloud stores and on SFTP servers
 //! files.rs    files::…                  change-marked files on bad days, and random ones against a model
+//! oracle.rs   oracle::<table>           tables that Spark wrote, and what Spark itself reads of them
 //! derive.rs   derive::…                 changes that nobody recorded, against a copy that has recorded them
 //! ```
 //!
@@ -23,6 +24,7 @@ mod golden;
 mod histories;
 mod interop;
 mod locations;
+mod oracle;
 mod races;
 mod random;
 mod readme;
@@ -55,6 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     trials.extend(files::trials());
     trials.extend(tracking::trials());
     trials.extend(derive::trials());
+    trials.extend(oracle::trials()?);
     libtest_mimic::run(&Arguments::from_args(), trials).exit()
 }
 

@@ -83,15 +83,17 @@ pub enum Error {
     },
     /// The schema changed inside the range in a way that the rows cannot be carried over.
     #[error(
-        "INCOMPATIBLE_SCHEMA: the schema of {table} changed at version {version}: {detail}; read up to version {before} and from version {version} separately"
+        "INCOMPATIBLE_SCHEMA: the schema of {table} changed at version {version}: {detail}; read up to version {before} and from version {after} separately"
     )]
     IncompatibleSchema {
         /// The table as the user named it.
         table: String,
         /// The version that changed the schema.
         version: i64,
-        /// The last version with the schema before it.
+        /// The last version that can be read before it.
         before: i64,
+        /// The first version from which on changes can be read again.
+        after: i64,
         /// The column and the two types.
         detail: String,
     },

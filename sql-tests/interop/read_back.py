@@ -9,8 +9,6 @@ Each line of stdin is one request and each line of stdout its answer, so one pro
 `canonical` in ../run.rs describes; they are compared as multisets. `changes` is null where the change feed is not compared.
 """
 
-import datetime
-import decimal
 import json
 import sys
 import tempfile
@@ -20,6 +18,7 @@ import deltalake
 import duckdb
 import duckdb_extensions
 import pyarrow as pa
+from canonical import canonical_rows
 
 CHANGE_COLUMNS = ["_change_type", "_commit_version"]
 DELTA_RS = f"delta-rs {deltalake.__version__}"
@@ -81,44 +80,6 @@ def differences(reader, read, columns, expected):
     lines = [f"{reader}: missing {row}" for row in (expected - read_rows).elements()]
     lines += [f"{reader}: unexpected {row}" for row in (read_rows - expected).elements()]
     return lines[:8]
-
-
-def canonical_rows(table):
-    columns = [[canonical(value, column.type) for value in column.to_pylist()] for column in table.columns]
-    return [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in zip(*columns)]
-
-
-def canonical(value, kind):
-    """The value as plain JSON; an empty map is `[]`, as in the golden tables' hashes."""
-    if value is None:
-        return None
-    if pa.types.is_map(kind):
-        entries = {key_text(canonical(key, kind.key_type)): canonical(item, kind.item_type) for key, item in value}
-        return dict(sorted(entries.items())) if entries else []
-    if pa.types.is_struct(kind):
-        return {field.name: canonical(value[field.name], field.type) for field in sorted(kind, key=lambda f: f.name)}
-    if isinstance(value, list):
-        return [canonical(item, kind.value_type) for item in value]
-    return canonical_scalar(value)
-
-
-def key_text(key):
-    return key if isinstance(key, str) else json.dumps(key)
-
-
-def canonical_scalar(value):
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, decimal.Decimal):
-        return str(value)
-    if isinstance(value, bytes):
-        return "x" + value.hex()
-    if isinstance(value, datetime.datetime):
-        utc = value.astimezone(datetime.timezone.utc) if value.tzinfo else value
-        return utc.replace(tzinfo=None).isoformat(timespec="microseconds")
-    if isinstance(value, datetime.date):
-        return value.isoformat()
-    return value
 
 
 if __name__ == "__main__":

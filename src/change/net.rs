@@ -8,6 +8,7 @@ mod accumulator;
 mod by_order;
 mod by_step;
 mod function;
+mod group;
 mod images;
 mod result;
 mod step;

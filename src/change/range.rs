@@ -27,6 +27,15 @@ pub enum BoundKind {
     Starting,
     /// `until_…` or `ending_…`: inclusive upper bound.
     Until,
+    /// `before_…`: exclusive upper bound.
+    Before,
+}
+
+impl BoundKind {
+    /// Whether it is an upper bound.
+    pub(crate) fn is_upper(self) -> bool {
+        matches!(self, Self::Until | Self::Before)
+    }
 }
 
 /// The bounds of a change read as the user wrote them.

@@ -16,6 +16,7 @@ use roaring::RoaringTreemap;
 use uuid::Uuid;
 
 use super::actions::DeletionVectorDescriptor;
+use super::location::DataFileLocation;
 use super::table::DeltaTable;
 use crate::error::{Error, Result};
 
@@ -41,29 +42,44 @@ pub(crate) async fn read(
             z85::decode(&descriptor.path_or_inline_dv)
                 .map_err(|error| damaged(format!("inline deletion vector: {error}")))?,
         ),
-        "u" => {
-            let path = relative_path(&descriptor.path_or_inline_dv).map_err(damaged)?;
-            read_framed(table.store().as_ref(), &path, descriptor)
-                .await?
-                .map_err(damaged)?
-        }
-        "p" => {
-            let location = table.absolute(&descriptor.path_or_inline_dv)?;
-            read_framed(
-                location.store_of(table).as_ref(),
-                &location.path,
-                descriptor,
-            )
-            .await?
-            .map_err(damaged)?
-        }
-        other => {
-            return Err(damaged(format!(
-                "unknown deletion vector storage type {other:?}"
-            )));
-        }
+        _ => match location(table, descriptor)? {
+            Some(DataFileLocation { store, path }) => {
+                let store = store.unwrap_or_else(|| table.store());
+                read_framed(store.as_ref(), &path, descriptor)
+                    .await?
+                    .map_err(damaged)?
+            }
+            None => {
+                return Err(damaged(format!(
+                    "unknown deletion vector storage type {:?}",
+                    descriptor.storage_type
+                )));
+            }
+        },
     };
     parse(&bytes, descriptor.cardinality).map_err(damaged)
+}
+
+/// The file that a vector lies in; `None` for one that lies in the log itself.
+///
+/// # Errors
+/// [`Error::DamagedLog`] when the log does not name a file.
+pub(crate) fn location(
+    table: &DeltaTable,
+    descriptor: &DeletionVectorDescriptor,
+) -> Result<Option<DataFileLocation>> {
+    let place = &descriptor.path_or_inline_dv;
+    match descriptor.storage_type.as_str() {
+        "u" => match relative_path(place) {
+            Ok(path) => Ok(Some(DataFileLocation { store: None, path })),
+            Err(detail) => Err(Error::DamagedLog {
+                table: table.name().into(),
+                detail,
+            }),
+        },
+        "p" => table.absolute(place).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// Writes one file with the deletion vectors of several data files, and returns their descriptors in order.

@@ -54,7 +54,7 @@ impl FileReaders {
     /// Readers of files in `store`, the table's own.
     pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Self {
         Self {
-            ahead: Mutex::new(ReadAhead::new(Arc::clone(&store), vec![])),
+            ahead: Mutex::new(ReadAhead::new(Arc::clone(&store), vec![], 1)),
             store,
             ids: None,
         }
@@ -70,10 +70,10 @@ impl FileReaders {
 
     /// Files that will be asked for, in this order: small ones are fetched whole, many at a time, before they are.
     ///
-    /// Nothing is fetched before the first file is asked for.
-    pub(crate) fn reading_ahead(self, files: Vec<UpcomingFile>) -> Self {
+    /// Nothing is fetched before the first file is asked for. `sharers` read ahead at the same time, and share the limits.
+    pub(crate) fn reading_ahead(self, files: Vec<UpcomingFile>, sharers: usize) -> Self {
         Self {
-            ahead: Mutex::new(ReadAhead::new(Arc::clone(&self.store), files)),
+            ahead: Mutex::new(ReadAhead::new(Arc::clone(&self.store), files, sharers)),
             ..self
         }
     }

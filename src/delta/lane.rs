@@ -15,6 +15,7 @@ use datafusion::datasource::source::{DataSource, OpenArgs};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::{reassign_expr_columns, split_conjunction};
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::{BoxStream, Peekable};
@@ -24,11 +25,18 @@ use super::file_readers::{FileReaders, UpcomingFile};
 use super::scan::{Columns, DeltaScan, ScanFile};
 use crate::error::Error;
 
+/// What a row takes at least, where nobody knows how many there are.
+const SMALL_ROW_BYTES: u64 = 8;
+/// A batch is made for so many rows at least.
+const FEWEST_ROWS: usize = 64;
+
 /// A file of a window.
 #[derive(Debug)]
 pub(super) struct WindowFile {
     file: PartitionedFile,
     upcoming: UpcomingFile,
+    /// How many rows are read of it, or may be.
+    rows: u64,
 }
 
 /// A kind of file: what a scan of them would be, were they known.
@@ -63,6 +71,22 @@ impl Lane {
         Ok(self.columns.may_match(statistics, predicate))
     }
 
+    /// Whether the source has been given a filter on its output already.
+    pub(super) fn knows(&self, filter: &Arc<dyn PhysicalExpr>) -> Result<bool> {
+        let source = self.config.file_source();
+        let Some(known) = source.filter() else {
+            return Ok(false);
+        };
+        let filter = match source.projection() {
+            Some(projection) => projection.unproject_expr(filter)?,
+            None => Arc::clone(filter),
+        };
+        let schema = source.table_schema().table_schema();
+        let filter = reassign_expr_columns(filter, schema)?;
+        let mut known = split_conjunction(&known).into_iter();
+        Ok(known.any(|known| known.as_ref() == filter.as_ref()))
+    }
+
     /// What is read of a file, and of the piece of it if there is one: the row groups whose middle lies in it.
     pub(super) async fn describe(
         &self,
@@ -70,6 +94,7 @@ impl Lane {
         piece: Option<Range<u64>>,
     ) -> crate::Result<WindowFile> {
         let (described, upcoming) = self.scan.describe(file).await?;
+        let rows = file.row_count().unwrap_or(upcoming.size / SMALL_ROW_BYTES);
         let file = match piece {
             Some(Range { start, end }) => {
                 let bytes = |offset: u64| i64::try_from(offset).unwrap_or(i64::MAX);
@@ -77,19 +102,25 @@ impl Lane {
             }
             None => described,
         };
-        Ok(WindowFile { file, upcoming })
+        Ok(WindowFile {
+            file,
+            upcoming,
+            rows,
+        })
     }
 
     /// Opens the files, one after another.
     fn open(
         &self,
         files: Vec<WindowFile>,
+        readers: usize,
         context: &Arc<TaskContext>,
         metrics: &ExecutionPlanMetricsSet,
     ) -> Result<SendableRecordBatchStream> {
+        let most_rows = files.iter().map(|file| file.rows).max().unwrap_or(0);
         let files = files.into_iter().map(|file| (file.file, file.upcoming));
         let (files, upcoming): (Vec<PartitionedFile>, Vec<UpcomingFile>) = files.unzip();
-        let readers = self.scan.readers().reading_ahead(upcoming);
+        let readers = self.scan.readers().reading_ahead(upcoming, readers);
         let source = fresh(self.config.file_source().as_ref(), readers)?;
         let collected = WindowMetrics {
             from: source.metrics().clone(),
@@ -99,6 +130,7 @@ impl Lane {
             .with_source(source)
             .with_file_groups(vec![FileGroup::new(files)])
             .with_preserve_order(true)
+            .with_batch_size(batch_size(most_rows, context))
             .build();
         let rows = config.open_with_args(OpenArgs::new(0, Arc::clone(context)))?;
         let schema = rows.schema();
@@ -107,6 +139,13 @@ impl Lane {
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
+}
+
+/// Rows in a batch where no file has more than so many: readers make room for a whole batch of every column of every file.
+fn batch_size(most_rows: u64, context: &TaskContext) -> Option<usize> {
+    let wanted = context.session_config().batch_size();
+    let rows = usize::try_from(most_rows).unwrap_or(usize::MAX);
+    Some(rows.clamp(FEWEST_ROWS.min(wanted), wanted))
 }
 
 /// The source again, with metrics of its own: it makes some for every file, and nobody would ever drop them.
@@ -146,18 +185,32 @@ impl Drop for WindowMetrics {
 
 type Rows = BoxStream<'static, Result<RecordBatch>>;
 
-/// The rows of a window, `files` by lane; merged by the column at `order`, of which each batch has one value.
+/// What is read at one time.
+pub(super) struct Window {
+    /// By lane.
+    pub files: Vec<Vec<WindowFile>>,
+    /// The column by which the lanes are merged, of which each batch has one value.
+    pub order: Option<usize>,
+    /// How many others read ahead at the same time.
+    pub readers: usize,
+}
+
+/// The rows of a window.
 pub(super) fn open_window(
     lanes: &[Lane],
-    files: Vec<Vec<WindowFile>>,
-    order: Option<usize>,
+    window: Window,
     context: &Arc<TaskContext>,
     metrics: &ExecutionPlanMetricsSet,
 ) -> Result<Rows> {
     let mut streams: Vec<Rows> = Vec::new();
+    let Window {
+        files,
+        order,
+        readers,
+    } = window;
     for (lane, files) in lanes.iter().zip(files) {
         if !files.is_empty() {
-            streams.push(lane.open(files, context, metrics)?.boxed());
+            streams.push(lane.open(files, readers, context, metrics)?.boxed());
         }
     }
     Ok(match (order, streams.len()) {

@@ -236,7 +236,17 @@ pub(crate) async fn version_at(
     files: &[CommitFile],
     micros: i64,
 ) -> Result<i64> {
-    let (mut low, mut high) = (0, files.len());
+    // times that commits tell and times of files need not be in one order: they are looked through apart
+    let rule = TimeRule::of(snapshot);
+    let border = files.partition_point(|file| !rule.counts_at(file.version));
+    let is_after = match files.get(border) {
+        Some(first) => timestamp_of(snapshot, first).await? <= micros,
+        None => false,
+    };
+    let (mut low, mut high) = match is_after {
+        true => (border, files.len()),
+        false => (0, border),
+    };
     while low < high {
         let middle = usize::midpoint(low, high);
         if timestamp_of(snapshot, &files[middle]).await? <= micros {

@@ -82,14 +82,22 @@ pub(super) async fn find(table: &DeltaTable, version: Option<i64>) -> Result<Opt
 /// The same by what a listing tells.
 async fn find_listed(table: &DeltaTable, version: Option<i64>) -> Result<Option<LogState>> {
     let listing = Listing::up_to(table, version).await?;
-    let checkpoint = listing.checkpoint();
-    let first = checkpoint.as_ref().map_or(0, |found| found.version + 1);
-    match version.or(listing.newest()) {
-        Some(last) if listing.has_commits(first, last) => {
-            since(table, checkpoint.as_ref(), Some(last)).await
+    let Some(last) = version.or(listing.newest()) else {
+        return Ok(None);
+    };
+    // where one is damaged an older one will do
+    let mut failed = None;
+    for checkpoint in listing.checkpoints().map(Some).chain([None]) {
+        let first = checkpoint.as_ref().map_or(0, |found| found.version + 1);
+        if !listing.has_commits(first, last) {
+            break;
         }
-        _ => Ok(None),
+        match since(table, checkpoint.as_ref(), Some(last)).await {
+            Err(error) => failed = failed.or(Some(error)),
+            found => return found,
+        }
     }
+    failed.map_or(Ok(None), Err)
 }
 
 /// What a checkpoint, or nothing, and the commits after it come to: those up to `last`, or as many as there are.

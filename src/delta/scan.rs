@@ -196,7 +196,8 @@ impl DeltaScan {
         let columns = Columns::new(&self);
         let predicate = columns.predicate(state, filters)?;
         let output = self.output(projection);
-        let config = self.config_builder(state, &columns, predicate.clone(), &output)?;
+        // the optimizer offers the source the same filters
+        let config = self.config_builder(state, &columns, None, &output)?;
         self.register_store(state);
         Ok(Lane {
             config: config.build(),

@@ -37,17 +37,19 @@ use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSe
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::lane::{Lane, WindowFile, open_window};
+use super::lane::{Lane, Window, WindowFile, open_window};
 use super::scan::ScanFile;
 use super::scan_source::mentions_float;
 use crate::error::Error;
 
 /// How many files are described at once.
 const WINDOW_FILES: usize = 256;
-/// So many windows are made ready while one is read.
+/// So many windows are made ready at once: the one that is read, and the next.
 const WINDOWS_AHEAD: usize = 2;
-/// How many files are looked into at once.
+/// How many files all partitions together look into at once.
 const CONCURRENT_READS: usize = 64;
+/// So many each of them does at least.
+const FEWEST_READS: usize = 4;
 /// Files are cut in pieces for several partitions only if they are larger than this.
 const SMALLEST_PIECE: u64 = 8 * 1024 * 1024;
 
@@ -202,6 +204,7 @@ async fn prepare(
     lanes: Vec<Lane>,
     files: Arc<dyn FileList>,
     window: Vec<Slice>,
+    at_once: usize,
 ) -> crate::Result<Vec<Vec<WindowFile>>> {
     let (lanes, files) = (&lanes, &files);
     let described = stream::iter(window).map(|slice| async move {
@@ -213,7 +216,7 @@ async fn prepare(
         Ok::<_, Error>(described)
     });
     let described: Vec<Vec<(usize, WindowFile)>> =
-        described.buffered(CONCURRENT_READS).try_collect().await?;
+        described.buffered(at_once).try_collect().await?;
     let mut ready: Vec<Vec<WindowFile>> = lanes.iter().map(|_| vec![]).collect();
     for (lane, file) in described.into_iter().flatten() {
         ready[lane].push(file);
@@ -253,16 +256,27 @@ impl DataSource for StreamedScan {
         let slices = self.partitions.get(partition).cloned().unwrap_or_default();
         let windows: Vec<Vec<Slice>> = slices.chunks(WINDOW_FILES).map(<[_]>::to_vec).collect();
         let (order, metrics) = (self.order_index(), self.metrics.clone());
+        let at_once = (CONCURRENT_READS / self.partitions.len()).max(FEWEST_READS);
         let prepared = stream::iter(windows)
             .map({
                 let (lanes, files) = (lanes.clone(), Arc::clone(&files));
-                move |window| SpawnedTask::spawn(prepare(lanes.clone(), Arc::clone(&files), window))
+                move |window| {
+                    let (lanes, files) = (lanes.clone(), Arc::clone(&files));
+                    SpawnedTask::spawn(prepare(lanes, files, window, at_once))
+                }
             })
-            .buffered(WINDOWS_AHEAD);
+            .buffered(WINDOWS_AHEAD)
+            .boxed();
+        let readers = self.partitions.len() * self.lanes.len();
         let rows = prepared
             .map(move |prepared| {
                 let prepared = prepared.map_err(|error| DataFusionError::External(error.into()))?;
-                open_window(&lanes, prepared?, order, &context, &metrics)
+                let window = Window {
+                    files: prepared?,
+                    order,
+                    readers,
+                };
+                open_window(&lanes, window, &context, &metrics)
             })
             .try_flatten()
             .or_else(move |error| {
@@ -371,12 +385,22 @@ impl DataSource for StreamedScan {
         let mut answers = vec![PushedDown::No; filters.len()];
         let (mut lanes, mut exact) = (Vec::new(), vec![true; taken.len()]);
         for lane in &self.lanes {
-            let filters = taken.iter().map(|index| Arc::clone(&filters[*index]));
+            // each pass of the optimizer offers what stays above the scan once more
+            let mut new = Vec::new();
+            for (position, index) in taken.iter().enumerate() {
+                match lane.knows(&filters[*index])? {
+                    true => exact[position] = false,
+                    false => new.push(position),
+                }
+            }
+            let offered = new
+                .iter()
+                .map(|position| Arc::clone(&filters[taken[*position]]));
             let result = lane
                 .config
-                .try_pushdown_filters(filters.collect(), config)?;
-            for (exact, answer) in exact.iter_mut().zip(&result.filters) {
-                *exact &= matches!(answer, PushedDown::Yes);
+                .try_pushdown_filters(offered.collect(), config)?;
+            for (position, answer) in new.into_iter().zip(&result.filters) {
+                exact[position] &= matches!(answer, PushedDown::Yes);
             }
             let changed = match result.updated_node {
                 Some(source) => lane.with_source(source.as_ref())?,

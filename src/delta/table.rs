@@ -1,11 +1,14 @@
 //! A Delta table: where it is and how to get at its versions.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use datafusion::datasource::object_store::ObjectStoreUrl;
 use deltalake::DeltaTableBuilder;
 use deltalake::logstore::LogStoreRef;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use object_store::ObjectStore;
 use url::Url;
 
@@ -74,7 +77,12 @@ impl DeltaTable {
     ///
     /// # Errors
     /// [`Error::TableNotFound`] when there is no log at the location.
-    pub(crate) async fn snapshot(&self) -> Result<Arc<Snapshot>> {
+    // the type is erased: whoever waits for it would have to be compiled with all that is in it
+    pub(crate) fn snapshot(&self) -> BoxFuture<'_, Result<Arc<Snapshot>>> {
+        self.newest().boxed()
+    }
+
+    async fn newest(&self) -> Result<Arc<Snapshot>> {
         // the lock is not held while waiting: a planner that blocks its thread must not wait for one that cannot go on
         let known = self.latest().clone();
         let snapshot = match &known {
@@ -82,9 +90,9 @@ impl DeltaTable {
             None => Snapshot::load(self, None).await?,
         };
         let mut latest = self.latest();
-        let superseded = latest
-            .as_ref()
-            .is_some_and(|latest| latest.version() > snapshot.version());
+        let superseded = latest.as_ref().is_some_and(|latest| {
+            latest.version() > snapshot.version() && latest.metadata().id == snapshot.metadata().id
+        });
         if !superseded {
             *latest = Some(Arc::clone(&snapshot));
         }
@@ -102,7 +110,11 @@ impl DeltaTable {
     ///
     /// # Errors
     /// [`Error::VersionNotFound`] for a version that is not there yet, [`Error::Invalid`] for one whose log is gone.
-    pub(crate) async fn snapshot_at(&self, version: i64) -> Result<Arc<Snapshot>> {
+    pub(crate) fn snapshot_at(&self, version: i64) -> BoxFuture<'_, Result<Arc<Snapshot>>> {
+        self.older(version).boxed()
+    }
+
+    async fn older(&self, version: i64) -> Result<Arc<Snapshot>> {
         let latest = self.snapshot().await?;
         if version == latest.version() {
             return Ok(latest);
@@ -183,18 +195,23 @@ fn register_stores() {
 fn parse_location(location: &str) -> Result<Url> {
     let bad = |reason: String| {
         Error::invalid(format!(
-            "{location:?} is no table location ({reason}); give a folder or a URL such as s3://bucket/path"
+            "{:?} is no table location ({reason}); give a folder or a URL such as s3://bucket/path",
+            without_secrets(location)
         ))
     };
     let escaped = |three: &[u8]| {
         three[0] == b'%' && three[1].is_ascii_hexdigit() && three[2].is_ascii_hexdigit()
     };
-    if !location.contains("://") && location.as_bytes().windows(3).any(escaped) {
+    let is_url = location.contains("://")
+        || location
+            .get(..6)
+            .is_some_and(|start| start.eq_ignore_ascii_case("file:/"));
+    if !is_url && location.as_bytes().windows(3).any(escaped) {
         return Err(bad(
             "a folder with an escape such as %20 in its name would be misread".into(),
         ));
     }
-    let mut url = if location.contains("://") {
+    let mut url = if is_url {
         Url::parse(location).map_err(|error| bad(error.to_string()))?
     } else {
         let path = std::path::absolute(location).map_err(|error| bad(error.to_string()))?;
@@ -205,6 +222,17 @@ fn parse_location(location: &str) -> Result<Url> {
         url.set_path(&path);
     }
     Ok(url)
+}
+
+/// As much of a location as may be shown: what looks like a URL and has a `@` or a `?` may hold a password or a key.
+fn without_secrets(location: &str) -> Cow<'_, str> {
+    let is_path = location.starts_with(['/', '.']);
+    match location.find([':', '/', '@', '?']) {
+        Some(end) if !is_path && location.contains(['@', '?']) => {
+            Cow::Owned(format!("{}…", &location[..end]))
+        }
+        _ => Cow::Borrowed(location),
+    }
 }
 
 /// A URL of its own for each table: DataFusion looks stores up by scheme and host, so the whole location becomes the host.
@@ -231,6 +259,19 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("no table location")
+        );
+    }
+
+    #[test]
+    fn errors_show_no_secrets() {
+        for location in ["S3://key:hush@bu cket/t", "https://a:99999/t?sig=hush"] {
+            let error = parse_location(location).unwrap_err().to_string();
+            assert!(error.contains("…\" is no table location"), "{error}");
+            assert!(!error.contains("hush"), "{error}");
+        }
+        assert_eq!(
+            parse_location("file:/w/t").unwrap(),
+            parse_location("/w/t").unwrap()
         );
     }
 }

@@ -26,6 +26,7 @@ use datafusion::common::project_schema;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::union::UnionExec;
+use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use tokio::sync::OnceCell;
 
@@ -33,7 +34,7 @@ use self::actions::FileChange;
 pub(in crate::source) use self::bounds::version_bounds;
 pub(crate) use self::derive::Derivation;
 use self::derive::{ComparedCommit, plan_compared};
-use self::feed_files::{Expired, changed_rows, context_column, is_of_rows, plan_files};
+use self::feed_files::{Expired, FeedScan, changed_rows, context_column, is_of_rows};
 use self::history::{FeedCommit, Found, Told, read_history};
 use self::preflight::{Preflight, missing_files};
 use self::schema::{check_schemas, compare_rewrites, feed_on_since, first_without_feed, states};
@@ -44,6 +45,9 @@ use crate::delta::create::TableDefinition;
 use crate::delta::log::{CommitFile, commit_fingerprint, commit_path, list_commits, version_at};
 use crate::delta::snapshot::Snapshot;
 use crate::error::{Error, Result};
+
+/// How many rewritten commits are looked into at once.
+const CONCURRENT_READS: usize = 64;
 
 /// The change data feed of one table.
 #[derive(Debug, Clone)]
@@ -109,9 +113,44 @@ impl DeltaFeed {
     pub(crate) async fn snapshot(&self, version: Option<i64>) -> Result<Arc<Snapshot>> {
         let current = self.current().await?;
         match version {
-            Some(version) if version != current.version() => self.table.snapshot_at(version).await,
+            Some(version) if version != current.version() => self.at(version, &current).await,
             _ => Ok(current),
         }
+    }
+
+    /// The snapshot at an older version.
+    async fn at(&self, version: i64, current: &Snapshot) -> Result<Arc<Snapshot>> {
+        match self.table.snapshot_at(version).await {
+            // nothing tells any more what the table was
+            Err(Error::Invalid(reason)) if version >= 0 => {
+                let files = list_commits(&self.table, 0).await?;
+                Err(Error::ChangesExpired {
+                    table: self.table.name().into(),
+                    requested: (version - 1).to_string(),
+                    oldest: (self.oldest_known(&files, current).await - 1).to_string(),
+                    current: current.version(),
+                    reason,
+                })
+            }
+            found => found,
+        }
+    }
+
+    /// The oldest version since which every commit is there and of which it is known what the table was.
+    async fn oldest_known(&self, files: &[CommitFile], current: &Snapshot) -> i64 {
+        let mut low = oldest_contiguous(files, current.version());
+        let mut high = current.version();
+        if self.table.snapshot_at(low).await.is_ok() {
+            return low;
+        }
+        while low < high {
+            let middle = i64::midpoint(low, high);
+            match self.table.snapshot_at(middle).await {
+                Ok(_) => high = middle,
+                Err(_) => low = middle + 1,
+            }
+        }
+        low
     }
 
     /// Reads what the log says of a range; its rows are still to be planned.
@@ -132,7 +171,7 @@ impl DeltaFeed {
         let current = self.current().await?;
         let snapshot = match range.until() == current.version() {
             true => Arc::clone(&current),
-            false => self.table.snapshot_at(range.until()).await?,
+            false => self.at(range.until(), &current).await?,
         };
         let (first, last) = (range.first().max(wanted.0), range.until().min(wanted.1));
         let expired = Expired {
@@ -159,12 +198,17 @@ impl DeltaFeed {
         if first > last {
             return Ok(log);
         }
-        let found = read_history(&log.snapshot, first, last, keep_stats).await?;
+        let found = read_history(&log.current, first, last, keep_stats).await?;
         let mut history = match found {
             Found::Whole(history) => history,
             Found::Missing(version) => return Err(log.gone(version).await?),
         };
-        let states = states(&self.table, &log.snapshot, first, &history.states).await?;
+        let upper = log.snapshot.as_ref();
+        let found = states(&self.table, upper, (first, last), &history.states).await;
+        let states = match found {
+            Err(Error::Invalid(_)) => return Err(log.gone(first).await?),
+            found => found?,
+        };
         if self.derivation.is_some() {
             compare_rewrites(&mut history.commits, &states);
         } else if let Some(version) = first_without_feed(&states) {
@@ -173,7 +217,7 @@ impl DeltaFeed {
                 version,
             });
         }
-        check_schemas(&self.table, &log.snapshot, &history, &states).await?;
+        check_schemas(&self.table, upper, &history, (&states, last)).await?;
         log.oldest = history.oldest.unwrap_or(i64::MAX);
         log.vacuumed = history.vacuumed;
         log.commits = Arc::new(history.commits);
@@ -193,7 +237,7 @@ impl DeltaFeed {
     /// The oldest version from which the log is whole, the feed was never off (or changes are found out) and every file is there.
     async fn oldest_readable(&self, snapshot: &Snapshot, files: &[CommitFile]) -> Result<i64> {
         let current = snapshot.version();
-        let contiguous = oldest_contiguous(files, current);
+        let contiguous = self.oldest_known(files, snapshot).await;
         let history = match read_history(snapshot, contiguous, current, false).await? {
             Found::Whole(history) => history,
             Found::Missing(version) => {
@@ -203,7 +247,8 @@ impl DeltaFeed {
                 });
             }
         };
-        let states = states(&self.table, snapshot, contiguous, &history.states).await?;
+        let range = (contiguous, current);
+        let states = states(&self.table, snapshot, range, &history.states).await?;
         let on_since = match self.derivation {
             Some(_) => contiguous,
             None => feed_on_since(&states, current),
@@ -258,6 +303,14 @@ impl ChangeSource for DeltaFeed {
             table: self.table.name().into(),
             version: snapshot.version(),
         })
+    }
+
+    fn at_once(&self) -> Option<Arc<dyn ChangeSource>> {
+        let pinned = Some(self.pinned.clone().unwrap_or_default());
+        Some(Arc::new(Self {
+            pinned,
+            ..self.clone()
+        }))
     }
 
     async fn resolve(&self, bounds: &ChangeBounds) -> Result<ChangeRange> {
@@ -335,8 +388,8 @@ impl ChangeSource for DeltaFeed {
             requested: version.to_string(),
             current: version,
         };
-        let (layout, commits) = (snapshot.layout(), Arc::new(vec![commit]));
-        match plan_files(self, layout, commits, 1, expired, &read).await? {
+        let scan = FeedScan::prune(self, snapshot.layout(), vec![commit], &read)?;
+        match scan.plan(None, expired, &read)? {
             Some(plan) => Ok(plan),
             None => empty(&self.schema_of(&snapshot)?, &read),
         }
@@ -372,44 +425,19 @@ impl FeedLog {
             oldest: self.oldest,
             vacuumed: self.vacuumed,
         };
-        preflight.check(&self.commits, &self.expired).await?;
-        let layout = self.snapshot.layout();
-        let commits = Arc::clone(&self.commits);
-        let total = self.range.until() - self.range.since();
-        let expired = self.expired.clone();
-        let files = plan_files(&self.feed, layout, commits, total, expired, &read).await?;
-        let compared = self.compared(&read).await?;
+        let commits = Arc::unwrap_or_clone(self.commits);
+        let scan = FeedScan::prune(&self.feed, self.snapshot.layout(), commits, &read)?;
+        preflight.check(&scan.commits, &self.expired).await?;
+        let context = (&self.feed, self.snapshot.as_ref());
+        let compared = compared(context, &scan.commits, &read).await?;
+        let versions = self.range.until() - self.range.since();
+        let files = scan.plan(Some(versions), self.expired, &read)?;
         let mut plans = files.into_iter().chain(compared);
         match (plans.next(), plans.next()) {
             (Some(first), Some(second)) => Ok(UnionExec::try_new(vec![first, second])?),
             (Some(only), None) => Ok(only),
             _ => empty(&self.feed.schema_of(&self.snapshot)?, &read),
         }
-    }
-
-    /// The changes of which nothing but their outcome is known.
-    async fn compared(&self, read: &ChangeRead<'_>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let Some(derivation) = &self.feed.derivation else {
-            return Ok(None);
-        };
-        let (low, high) = version_bounds(read.filters);
-        let mut compared = Vec::new();
-        for commit in self.commits.iter() {
-            if let Told::Comparison(changes, row_ids) = &commit.told
-                && (low..=high).contains(&commit.version)
-            {
-                let changes = (changes.as_slice(), row_ids.clone());
-                compared.push(rewritten(&self.feed.table, commit, changes).await?);
-            }
-        }
-        if compared.is_empty() {
-            return Ok(None);
-        }
-        let (table, layout) = (&self.feed.table, self.snapshot.layout());
-        let contexts = self.feed.contexts;
-        plan_compared(table, layout, compared, derivation, contexts, read)
-            .await
-            .map(Some)
     }
 
     /// Refuses a range whose first commit is gone, if it is not read anyway.
@@ -425,7 +453,7 @@ impl FeedLog {
     /// What to tell where the commit of `version` is gone.
     async fn gone(&self, version: i64) -> Result<Error> {
         let files = list_commits(&self.feed.table, 0).await?;
-        let oldest = oldest_contiguous(&files, self.current.version());
+        let oldest = self.feed.oldest_known(&files, &self.current).await;
         Ok(Error::ChangesExpired {
             table: self.feed.table.name().into(),
             requested: self.expired.requested.clone(),
@@ -434,6 +462,39 @@ impl FeedLog {
             reason: format!("the log of version {version} is gone"),
         })
     }
+}
+
+/// The changes of which nothing but their outcome is known.
+async fn compared(
+    (feed, snapshot): (&DeltaFeed, &Snapshot),
+    commits: &[FeedCommit],
+    read: &ChangeRead<'_>,
+) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    let Some(derivation) = &feed.derivation else {
+        return Ok(None);
+    };
+    let (low, high) = version_bounds(read.filters);
+    let wanted = commits.iter().filter_map(|commit| match &commit.told {
+        Told::Comparison(changes, row_ids) if (low..=high).contains(&commit.version) => {
+            Some((commit, changes.as_slice(), row_ids.clone()))
+        }
+        _ => None,
+    });
+    let table = &feed.table;
+    let reads: Vec<_> = wanted
+        .map(|(commit, changes, row_ids)| rewritten(table, commit, (changes, row_ids)))
+        .collect();
+    let compared: Vec<ComparedCommit> = futures::stream::iter(reads)
+        .buffered(CONCURRENT_READS)
+        .try_collect()
+        .await?;
+    if compared.is_empty() {
+        return Ok(None);
+    }
+    let (layout, contexts) = (snapshot.layout(), feed.contexts);
+    plan_compared(table, layout, compared, derivation, contexts, read)
+        .await
+        .map(Some)
 }
 
 /// The rows that a commit took away, and those that it brought.

@@ -69,6 +69,12 @@ pub(crate) trait ChangeSource: Debug + Send + Sync {
     /// Refuses a source whose coming changes could not be read.
     async fn check_followable(&self) -> Result<()>;
 
+    /// The same source as it stands when it is first asked something, for the questions of one statement; `None` where asking again
+    /// costs nothing.
+    fn at_once(&self) -> Option<Arc<dyn ChangeSource>> {
+        None
+    }
+
     /// Checks bounds against the versions there are.
     async fn resolve(&self, bounds: &ChangeBounds) -> Result<ChangeRange>;
 

@@ -47,8 +47,11 @@ impl BoundUnit {
     }
 }
 
+/// An argument's name, and what it bounds.
+type BoundArgument = (&'static str, BoundKind, BoundUnit);
+
 /// The named arguments, and what they bound.
-const BOUNDS: [(&str, BoundKind, BoundUnit); 8] = [
+static BOUNDS: [BoundArgument; 8] = [
     ("since_version", BoundKind::Since, BoundUnit::Version),
     ("until_version", BoundKind::Until, BoundUnit::Version),
     ("starting_version", BoundKind::Starting, BoundUnit::Version),
@@ -61,6 +64,12 @@ const BOUNDS: [(&str, BoundKind, BoundUnit); 8] = [
         BoundUnit::Timestamp,
     ),
     ("ending_timestamp", BoundKind::Until, BoundUnit::Timestamp),
+];
+
+/// Those that only clauses are rewritten to.
+static BOUNDS_OF_CLAUSES: [BoundArgument; 2] = [
+    ("before_version", BoundKind::Before, BoundUnit::Version),
+    ("before_timestamp", BoundKind::Before, BoundUnit::Timestamp),
 ];
 
 /// The arguments of one call, sorted out but not evaluated.
@@ -79,6 +88,9 @@ impl Arguments {
     /// For an unknown, repeated, contradicting or missing argument, naming it.
     pub(crate) fn try_new(spelling: Spelling, arguments: &[FunctionArg]) -> Result<Self> {
         let (positional, named) = split(spelling, arguments)?;
+        if let Some((name, _)) = named.iter().find(|(name, _)| !is_known(spelling, name)) {
+            return Err(unknown(spelling, name));
+        }
         let mut positional = positional.into_iter();
         let table = positional.next().ok_or_else(|| {
             let what = match spelling {
@@ -117,23 +129,11 @@ impl Arguments {
 
     fn add(&mut self, name: &str, value: ast::Expr) -> Result<()> {
         let spelling = self.spelling;
-        if let Some((_, kind, unit)) = BOUNDS.iter().find(|(known, _, _)| *known == name) {
+        if let Some((_, kind, unit)) = bound_argument(name) {
             self.bounds.push((*kind, *unit, value));
-        } else if spelling.options().contains(&name) {
-            if self.options.insert(name.to_owned(), value).is_some() {
-                return Err(Error::invalid(format!(
-                    "{spelling} got the argument {name} twice"
-                )));
-            }
-        } else {
-            let known: Vec<&str> = BOUNDS
-                .iter()
-                .map(|(name, _, _)| *name)
-                .chain(spelling.options().iter().copied())
-                .collect();
+        } else if self.options.insert(name.to_owned(), value).is_some() {
             return Err(Error::invalid(format!(
-                "{spelling} has no argument {name:?}; it has {}",
-                known.join(", ")
+                "{spelling} got the argument {name} twice"
             )));
         }
         Ok(())
@@ -144,7 +144,7 @@ impl Arguments {
         let lower = self
             .bounds
             .iter()
-            .filter(|(kind, _, _)| *kind != BoundKind::Until)
+            .filter(|(kind, _, _)| !kind.is_upper())
             .count();
         let upper = self.bounds.len() - lower;
         if lower > 1 || upper > 1 {
@@ -158,16 +158,30 @@ impl Arguments {
                 spelling.lower_bound()
             )));
         }
-        let pairs_rows = ["net", "derive"]
-            .iter()
-            .any(|name| self.options.contains_key(*name));
-        if self.options.contains_key("key") && !pairs_rows && !spelling.is_net() {
-            return Err(Error::invalid(format!(
-                "key names the columns that tell rows apart for net changes and for derive => true; {spelling} was asked for neither"
-            )));
-        }
         Ok(())
     }
+}
+
+/// What an argument bounds, if it is a bound.
+fn bound_argument(name: &str) -> Option<&'static BoundArgument> {
+    let mut known = BOUNDS.iter().chain(&BOUNDS_OF_CLAUSES);
+    known.find(|(known, _, _)| *known == name)
+}
+
+fn is_known(spelling: Spelling, name: &str) -> bool {
+    bound_argument(name).is_some() || spelling.options().contains(&name)
+}
+
+fn unknown(spelling: Spelling, name: &str) -> Error {
+    let known: Vec<&str> = BOUNDS
+        .iter()
+        .map(|(name, _, _)| *name)
+        .chain(spelling.options().iter().copied())
+        .collect();
+    Error::invalid(format!(
+        "{spelling} has no argument {name:?}; it has {}",
+        known.join(", ")
+    ))
 }
 
 type Sorted = (Vec<ast::Expr>, Vec<(String, ast::Expr)>);
@@ -177,7 +191,10 @@ fn split(spelling: Spelling, arguments: &[FunctionArg]) -> Result<Sorted> {
     let (mut positional, mut named) = (Vec::new(), Vec::new());
     for argument in arguments {
         match argument {
-            FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => positional.push(value.clone()),
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => {
+                refuse_assignment(spelling, value)?;
+                positional.push(value.clone());
+            }
             FunctionArg::Named {
                 name,
                 arg: FunctionArgExpr::Expr(value),
@@ -197,6 +214,49 @@ fn split(spelling: Spelling, arguments: &[FunctionArg]) -> Result<Sorted> {
         }
     }
     Ok((positional, named))
+}
+
+/// `since_version = 3` compares; it does not say what an argument is.
+fn refuse_assignment(spelling: Spelling, value: &ast::Expr) -> Result<()> {
+    let ast::Expr::BinaryOp {
+        left,
+        op: ast::BinaryOperator::Eq,
+        right,
+    } = value
+    else {
+        return Ok(());
+    };
+    match left.as_ref() {
+        ast::Expr::Identifier(name) if is_known(spelling, &name.value.to_lowercase()) => Err(
+            Error::invalid(format!("{spelling} got {value}; write {name} => {right}")),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a column as the value of an argument, which is called `argument` if it has a name.
+///
+/// # Errors
+/// For a name without quotes; what is inside of an expression is for whoever plans it.
+pub(crate) fn refuse_column(argument: Option<&str>, value: &ast::Expr) -> Result<()> {
+    let written = match value {
+        ast::Expr::Identifier(name) => &name.value,
+        ast::Expr::CompoundIdentifier(_) => {
+            let what = argument.unwrap_or("a bound of a change read");
+            return Err(Error::invalid(format!(
+                "{what} must be a constant or a parameter, not the column {value}"
+            )));
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::invalid(match argument {
+        Some(name) => {
+            format!("{name} => {value}: {name} must be a constant; write {name} => '{written}'")
+        }
+        None => format!(
+            "a bound of a change read must be a constant or a parameter, not the column {value}; give a version, a TIMESTAMP, 'earliest' or NULL"
+        ),
+    }))
 }
 
 /// The value of an expression without columns; `None` if it has parameters.
@@ -309,6 +369,19 @@ pub(crate) fn merge_bounds(bounds: &mut ChangeBounds, kind: BoundKind, bound: Bo
     match (kind, bound) {
         (BoundKind::Until, Bound::Beginning) => bounds.until = None,
         (BoundKind::Until, bound) => bounds.until = Some(bound),
+        (BoundKind::Before, Bound::Beginning) => bounds.until = None,
+        (BoundKind::Before, Bound::Version(version)) if version < 1 => {
+            return Err(Error::InvalidRange(format!(
+                "there is nothing before version {version}; versions start at 0"
+            )));
+        }
+        (BoundKind::Before, Bound::Version(version)) => {
+            bounds.until = Some(Bound::Version(version - 1));
+        }
+        (BoundKind::Before, Bound::Timestamp(micros)) => {
+            bounds.until = Some(Bound::Timestamp(micros.saturating_sub(1)));
+        }
+        (BoundKind::Before, bound) => bounds.until = Some(bound),
         (BoundKind::Since, bound) => bounds.since = bound,
         (BoundKind::Starting, Bound::Version(version)) if version < 0 => {
             return Err(Error::InvalidRange(format!(
@@ -319,11 +392,47 @@ pub(crate) fn merge_bounds(bounds: &mut ChangeBounds, kind: BoundKind, bound: Bo
             bounds.since = Bound::Version(version - 1)
         }
         (BoundKind::Starting, Bound::Timestamp(micros)) => {
-            bounds.since = Bound::Timestamp(micros - 1)
+            bounds.since = Bound::Timestamp(micros.saturating_sub(1))
         }
         (BoundKind::Starting, bound) => bounds.since = bound,
     }
     Ok(())
+}
+
+/// An error that speaks of the version that was written: the bounds of some kinds are one off.
+pub(crate) fn as_typed(error: Error, kinds: impl IntoIterator<Item = BoundKind>) -> Error {
+    let what = match &error {
+        Error::VersionNotFound { what, .. } if *what == "since_version" => "starting_version",
+        Error::VersionNotFound { what, .. } if *what == "until_version" => "before_version",
+        _ => return error,
+    };
+    let is_meant = |kind: BoundKind| match kind {
+        BoundKind::Starting => what == "starting_version",
+        BoundKind::Before => what == "before_version",
+        BoundKind::Since | BoundKind::Until => false,
+    };
+    if !kinds.into_iter().any(is_meant) {
+        return error;
+    }
+    match error {
+        Error::VersionNotFound {
+            table,
+            requested,
+            current,
+            hint,
+            ..
+        } => Error::VersionNotFound {
+            table,
+            what,
+            requested: match requested.parse::<i64>() {
+                Ok(version) => version.saturating_add(1).to_string(),
+                Err(_) => requested,
+            },
+            current,
+            hint,
+        },
+        other => other,
+    }
 }
 
 #[cfg(test)]
@@ -343,6 +452,50 @@ mod tests {
             }
             (got, expected) => panic!("{value}: got {got:?}, expected {expected:?}"),
         }
+    }
+
+    #[test]
+    fn bounds_are_put_in_their_places() {
+        let check = |kind: BoundKind, bound: Bound, expected: (Bound, Option<Bound>)| {
+            let mut bounds = ChangeBounds::since(3);
+            merge_bounds(&mut bounds, kind, bound).unwrap();
+            assert_eq!((bounds.since, bounds.until), expected, "{kind:?}");
+        };
+        let (since, five) = (Bound::Version(3), Bound::Version(5));
+        check(BoundKind::Since, five.clone(), (five.clone(), None));
+        check(BoundKind::Starting, five.clone(), (Bound::Version(4), None));
+        check(
+            BoundKind::Until,
+            five.clone(),
+            (since.clone(), Some(five.clone())),
+        );
+        check(
+            BoundKind::Before,
+            five,
+            (since.clone(), Some(Bound::Version(4))),
+        );
+        check(
+            BoundKind::Before,
+            Bound::Timestamp(i64::MIN),
+            (since, Some(Bound::Timestamp(i64::MIN))),
+        );
+        let mut bounds = ChangeBounds::since(3);
+        assert!(merge_bounds(&mut bounds, BoundKind::Before, Bound::Version(0)).is_err());
+    }
+
+    #[test]
+    fn errors_speak_of_what_was_written() {
+        let error = || Error::VersionNotFound {
+            table: "t".into(),
+            what: "since_version",
+            requested: "8".into(),
+            current: 5,
+            hint: "ask for an earlier version",
+        };
+        let typed = as_typed(error(), [BoundKind::Starting]).to_string();
+        assert!(typed.contains("starting_version 9"), "{typed}");
+        let typed = as_typed(error(), [BoundKind::Since, BoundKind::Before]).to_string();
+        assert!(typed.contains("since_version 8"), "{typed}");
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! they travel as filters made of [`super::functions::bound`] and are checked when the scan is planned. The upper bound, where
 //! none is given, is the version that is current at that moment, so that a view reads on and a query reads one version.
 //!
-//! Of `"t$changes"` the bounds are what filters on `_commit_version` and `_commit_timestamp` leave, see [`FilterRange`].
+//! Of `"t$changes"` the bounds are what filters on `_commit_version` and `_commit_timestamp` leave, see [`FilterRange`]. They choose
+//! commits; the columns are always those of the current version.
 
 mod filter_range;
 
@@ -15,17 +16,17 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{ScalarValue, project_schema};
 use datafusion::error::Result;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType, ident, lit};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column, Literal};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 
-use self::filter_range::FilterRange;
-use super::arguments::{bound_of, merge_bounds};
+pub(super) use self::filter_range::FilterRange;
+use super::arguments::{as_typed, bound_of, merge_bounds};
 use super::functions::as_bound;
-use crate::change::{Bound, ChangeBounds, ChangeRange};
+use crate::change::{Bound, COMMIT_VERSION, ChangeBounds, ChangeRange};
 use crate::error::Error;
 use crate::source::{ChangeRead, ChangeSource};
 
@@ -91,34 +92,33 @@ impl ChangesTable {
         }
     }
 
-    /// The range to read and the columns that it has; `None` if the filters leave nothing of it.
-    async fn range(&self, filters: &[Expr]) -> crate::Result<Option<(ChangeRange, SchemaRef)>> {
-        if self.bounded_by == BoundedBy::Arguments {
-            let bounds = with_parameters(&self.bounds, filters)?;
-            let range = self.source.resolve(&bounds).await?;
-            let now = self.source.schema(Some(range.until())).await?;
-            return Ok(Some((range, now)));
-        }
-        let left = FilterRange::of(filters);
-        let Some(found) = self.left(&left).await? else {
-            return Ok(None);
+    /// What is to be read; `None` if the filters leave nothing of it.
+    async fn reading(
+        &self,
+        source: &dyn ChangeSource,
+        filters: &[Expr],
+    ) -> crate::Result<Option<Reading>> {
+        let (range, last) = match self.bounded_by {
+            BoundedBy::Arguments => {
+                let bounds = with_parameters(&self.bounds, filters)?;
+                let range = source.resolve(&bounds).await;
+                let late = filters.iter().filter_map(as_bound).map(|(kind, ..)| kind);
+                (range.map_err(|error| as_typed(error, late))?, None)
+            }
+            BoundedBy::Filters => {
+                let left = FilterRange::of(filters).resolve(source, &self.bounds).await;
+                let Some(left) = left.map_err(|error| self.explained(error))? else {
+                    return Ok(None);
+                };
+                let ends_earlier = left.until < left.range.until();
+                (left.range, ends_earlier.then_some(left.until))
+            }
         };
-        let (range, now) = &found;
-        let is_planned = |name: &String| self.schema.index_of(name).is_ok();
-        if left.is_open_above() || now.fields().iter().all(|field| is_planned(field.name())) {
-            return Ok(Some((*range, Arc::clone(now))));
-        }
-        // columns were renamed or dropped after the filters' upper bound: the source knows which, as of now
-        self.left(&left.open_above()).await
-    }
-
-    async fn left(&self, left: &FilterRange) -> crate::Result<Option<(ChangeRange, SchemaRef)>> {
-        let range = left.resolve(self.source.as_ref(), &self.bounds).await;
-        let Some(range) = range.map_err(|error| self.explained(error))? else {
-            return Ok(None);
-        };
-        let schema = self.source.schema(Some(range.until())).await?;
-        Ok(Some((range, schema)))
+        Ok(Some(Reading {
+            range,
+            schema: source.schema(Some(range.until())).await?,
+            last,
+        }))
     }
 
     /// Who reads all changes there ever were by a name alone has not been told how to ask for fewer.
@@ -194,39 +194,58 @@ impl TableProvider for ChangesTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let Some((range, now)) = self.range(filters).await? else {
+        let at_once = self.source.at_once();
+        let source = at_once.unwrap_or_else(|| Arc::clone(&self.source));
+        let Some(Reading {
+            range,
+            schema: now,
+            last,
+        }) = self.reading(source.as_ref(), filters).await?
+        else {
             let nothing = project_schema(&self.schema, projection)?;
             return Ok(Arc::new(EmptyExec::new(nothing)));
         };
-        let filters: Vec<Expr> = filters
+        let is_current = now == self.schema;
+        // conditions on columns that have another type by now, or are gone, mean nothing to the source
+        let mut filters: Vec<Expr> = filters
             .iter()
-            .filter(|filter| as_bound(filter).is_none())
+            .filter(|filter| is_current && as_bound(filter).is_none())
             .cloned()
             .collect();
+        filters.extend(last.map(|last| ident(COMMIT_VERSION).lt_eq(lit(last))));
         let planned: Vec<usize> = projection
             .cloned()
             .unwrap_or_else(|| (0..self.schema.fields().len()).collect());
-        if now == self.schema {
+        if is_current {
             let read = ChangeRead {
                 state,
                 projection: Some(&planned),
                 filters: &filters,
                 limit,
             };
-            let changes = self.source.changes(range, read).await;
+            let changes = source.changes(range, read).await;
             return Ok(changes.map_err(|error| self.explained(error))?);
         }
         let (indices, expressions) = carry_over(&self.schema, &now, &planned)?;
         let read = ChangeRead {
             state,
             projection: Some(&indices),
-            filters: &[],
+            filters: &filters,
             limit,
         };
-        let changes = self.source.changes(range, read).await;
+        let changes = source.changes(range, read).await;
         let plan = changes.map_err(|error| self.explained(error))?;
         Ok(Arc::new(ProjectionExec::try_new(expressions, plan)?))
     }
+}
+
+/// What is to be read of a source.
+struct Reading {
+    range: ChangeRange,
+    /// The columns that its rows have by now.
+    schema: SchemaRef,
+    /// The last version that filters let through, where the range goes on.
+    last: Option<i64>,
 }
 
 type Named = (Arc<dyn PhysicalExpr>, String);

@@ -18,7 +18,8 @@ use super::delta_table::DeltaTableProvider;
 use super::factory::{CHANGE_FILES, OPTION_PREFIX};
 use super::history::history;
 use super::parser::{Explain, Parsed, parse, parse_tokens};
-use super::rewrite::{expand_stars, find_stars, rewrite_versions};
+use super::relation_planner::base_of;
+use super::rewrite::{expand_stars, find_stars, rewrite_versions, written_table};
 use super::snapshots_table::{self, SNAPSHOTS};
 use super::sync_session::lookup;
 use super::sync_table::sync_plan;
@@ -84,6 +85,7 @@ async fn run_parsed(ctx: &SessionContext, parsed: Parsed, sql: &str) -> Result<D
 /// The plan of a statement of DataFusion's, ours written out.
 async fn logical_plan(ctx: &SessionContext, tokens: Vec<TokenWithSpan>) -> Result<LogicalPlan> {
     let mut tokens = with_location(rewrite_tracking(rewrite_versions(tokens)?));
+    refuse_written_history(ctx, &tokens)?;
     if let Some(stars) = find_stars(&tokens)? {
         let schema = table_schema(ctx, &stars.target).await?;
         let columns: Vec<String> = schema
@@ -106,6 +108,21 @@ async fn logical_plan(ctx: &SessionContext, tokens: Vec<TokenWithSpan>) -> Resul
         ));
     }
     Ok(ctx.state().statement_to_plan(statement).await?)
+}
+
+/// `"t$changes"` is read, unless a table is called so.
+fn refuse_written_history(ctx: &SessionContext, tokens: &[TokenWithSpan]) -> Result<()> {
+    let Some(table) = written_table(tokens) else {
+        return Ok(());
+    };
+    match base_of(table.table()) {
+        Some(base) if !ctx.table_exist(table.clone()).unwrap_or(false) => {
+            Err(Error::invalid(format!(
+                "{table} is what was recorded of {base}, which is history and cannot be written; write to {base}"
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// DataFusion takes some options of every external table for its own formats'; it leaves those with a prefix alone.

@@ -56,13 +56,18 @@ fn kind_name(kind: BoundKind) -> &'static str {
         BoundKind::Since => "since",
         BoundKind::Starting => "starting",
         BoundKind::Until => "until",
+        BoundKind::Before => "before",
     }
 }
 
 fn kind_of(name: &str) -> Option<BoundKind> {
-    [BoundKind::Since, BoundKind::Starting, BoundKind::Until]
-        .into_iter()
-        .find(|kind| kind_name(*kind) == name)
+    let kinds = [
+        BoundKind::Since,
+        BoundKind::Starting,
+        BoundKind::Until,
+        BoundKind::Before,
+    ];
+    kinds.into_iter().find(|kind| kind_name(*kind) == name)
 }
 
 /// A condition that is never evaluated: the scan of the change relation takes it.
@@ -99,15 +104,16 @@ impl ScalarUDFImpl for ChangeBound {
     }
 }
 
-/// `table_changes` in the list of table functions; statements are planned by [`super::relation_planner`], which sees named arguments
-/// and parameters.
+/// A function such as `table_changes` in the list of table functions; statements are planned by [`super::relation_planner`], which
+/// sees named arguments and parameters.
 #[derive(Debug)]
-pub(crate) struct TableChangesFunction;
+pub(crate) struct ListedFunction(pub &'static str);
 
-impl TableFunctionImpl for TableChangesFunction {
+impl TableFunctionImpl for ListedFunction {
     fn call_with_args(&self, _: TableFunctionArgs<'_, '_>) -> Result<Arc<dyn TableProvider>> {
         datafusion::common::plan_err!(
-            "table_changes needs Alluvial's relation planner; call ctx.register_alluvial()"
+            "{} needs Alluvial's relation planner; call ctx.register_alluvial()",
+            self.0
         )
     }
 }

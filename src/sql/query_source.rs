@@ -18,7 +18,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 
-use super::changes_table::ChangesTable;
+use super::changes_table::{ChangesTable, FilterRange};
 use crate::change::{
     Bound, CHANGE_TYPE, CHANGED_COLUMNS, COMMIT_VERSION, ChangeBounds, ChangeRange, change_columns,
     metadata_columns, without_dynamic_filters,
@@ -69,6 +69,11 @@ impl QuerySource {
         if bounds.until.is_some() {
             return Err(Error::invalid(
                 "the query has an upper bound in its table_changes(…), beyond which nothing would ever be followed; leave it out",
+            ));
+        }
+        if is_bounded_by_filters(&state.optimize(&plan)?)? {
+            return Err(Error::invalid(
+                "the query has an upper bound on _commit_version or _commit_timestamp, beyond which nothing would ever be followed; leave it out",
             ));
         }
         let schema = Arc::new(plan.schema().as_arrow().clone());
@@ -158,6 +163,20 @@ pub(super) async fn check_all_carried(plan: &LogicalPlan) -> Result<()> {
         check_carried(source.name(), &absent, plan.schema().as_arrow())?;
     }
     Ok(())
+}
+
+/// Whether conditions keep the changes beyond some version out of a query, which has been optimised: they stand at the scan.
+fn is_bounded_by_filters(plan: &LogicalPlan) -> Result<bool> {
+    let mut is_bounded = false;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && changes_table(node).is_some()
+        {
+            is_bounded |= FilterRange::of(&scan.filters).is_bounded_above();
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(is_bounded)
 }
 
 /// The changes that a node reads, if it does.

@@ -26,6 +26,7 @@ use datafusion::logical_expr::planner::{
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::{self, FunctionArg, TableFactor, TableVersion};
 
+pub(super) use self::suffixed::base_of;
 pub(super) use self::tables::table_name;
 use super::arguments::{Arguments, Spelling};
 use super::tracking;
@@ -33,7 +34,8 @@ use crate::error::{Error, Result};
 
 /// The table function that `t VERSION AS OF n` is rewritten to where the grammar has no room for it.
 pub(crate) const TABLE_VERSION: &str = "table_version";
-const CHANGE_VERSIONS: &str = "change_versions";
+/// The table function that lists the versions of a table.
+pub(crate) const CHANGE_VERSIONS: &str = "change_versions";
 
 /// Plans change reads and versions of tables.
 pub(crate) struct ChangesRelationPlanner {
@@ -59,20 +61,44 @@ impl RelationPlanner for ChangesRelationPlanner {
         relation: TableFactor,
         context: &mut dyn RelationPlannerContext,
     ) -> DataFusionResult<RelationPlanning> {
-        let TableFactor::Table {
-            name,
-            args,
-            alias,
-            version,
-            ..
-        } = &relation
-        else {
-            return Ok(RelationPlanning::Original(Box::new(relation)));
-        };
-        let arguments = args.as_ref().map(|arguments| arguments.args.as_slice());
-        let plan = match version {
-            Some(version) => Some(self.versioned(name, arguments, version, context)?),
-            None => self.named(name, arguments, context)?,
+        let (plan, alias) = match &relation {
+            TableFactor::Table {
+                name,
+                args,
+                alias,
+                version,
+                ..
+            } => {
+                let arguments = args.as_ref().map(|arguments| arguments.args.as_slice());
+                let plan = match version {
+                    Some(version) => Some(self.versioned(name, arguments, version, context)?),
+                    None => self.named(name, arguments, context)?,
+                };
+                if plan.is_some() {
+                    refuse_modifiers(&relation)?;
+                }
+                (plan, alias)
+            }
+            // `TABLE(table_changes(…))`
+            TableFactor::TableFunction {
+                expr:
+                    ast::Expr::Function(ast::Function {
+                        name,
+                        args: ast::FunctionArguments::List(list),
+                        ..
+                    }),
+                alias,
+            } => (
+                self.named(name, Some(list.args.as_slice()), context)?,
+                alias,
+            ),
+            TableFactor::Function { name, lateral, .. } if *lateral && is_ours(name) => {
+                return Err(Error::invalid(format!(
+                    "{name} cannot be LATERAL: its arguments are constants; leave LATERAL out"
+                ))
+                .into());
+            }
+            _ => return Ok(RelationPlanning::Original(Box::new(relation))),
         };
         Ok(match plan {
             Some(plan) => {
@@ -81,6 +107,44 @@ impl RelationPlanner for ChangesRelationPlanner {
             }
             None => RelationPlanning::Original(Box::new(relation)),
         })
+    }
+}
+
+/// Whether a function of that name is planned here.
+fn is_ours(name: &ast::ObjectName) -> bool {
+    let function = name.to_string();
+    Spelling::of(&function).is_some()
+        || [TABLE_VERSION, CHANGE_VERSIONS]
+            .iter()
+            .any(|ours| function.eq_ignore_ascii_case(ours))
+}
+
+/// Refuses what the grammar lets stand behind a relation and nobody would heed.
+fn refuse_modifiers(relation: &TableFactor) -> Result<()> {
+    let TableFactor::Table {
+        args,
+        with_hints,
+        with_ordinality,
+        partitions,
+        json_path,
+        sample,
+        index_hints,
+        ..
+    } = relation
+    else {
+        return Ok(());
+    };
+    let has_settings = args.as_ref().is_some_and(|args| args.settings.is_some());
+    let has_modifiers = has_settings
+        || *with_ordinality
+        || !(with_hints.is_empty() && partitions.is_empty() && index_hints.is_empty())
+        || json_path.is_some()
+        || sample.is_some();
+    match has_modifiers {
+        true => Err(Error::invalid(
+            "a change read takes no TABLESAMPLE, PARTITION, WITH or ORDINALITY; filter its rows with WHERE",
+        )),
+        false => Ok(()),
     }
 }
 

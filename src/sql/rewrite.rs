@@ -8,12 +8,15 @@
 //! - `UPDATE SET *` and `INSERT *` of a MERGE become lists of the target's columns.
 
 mod clauses;
+mod names;
 
 use datafusion::common::TableReference;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
 
 use self::clauses::rewrite_clauses;
+use self::names::refuse_hidden;
+pub(crate) use self::names::written_table;
 use super::operators::IS_DISTINCT_FROM;
 use super::relation_planner::TABLE_VERSION;
 use crate::error::{Error, Result};
@@ -25,8 +28,10 @@ use crate::error::{Error, Result};
 pub(crate) fn rewrite_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>> {
     let filled = tokens
         .into_iter()
-        .filter(|token| !matches!(token.token, Token::Whitespace(_)));
-    let tokens = rewrite_clauses(exact_decimals(null_safe_equality(filled.collect())))?;
+        .filter(|token| !matches!(token.token, Token::Whitespace(_)))
+        .collect::<Vec<_>>();
+    refuse_hidden(&filled)?;
+    let tokens = rewrite_clauses(exact_decimals(null_safe_equality(filled)))?;
     let tokens = without_delete_alias(tokens);
     refuse_repeated_assignments(&tokens)?;
     let tokens = lower_case_assignments(tokens);
@@ -283,7 +288,13 @@ fn value_length(tokens: &[TokenWithSpan], clause: impl Fn() -> String) -> Result
                 .ok_or_else(missing),
             _ => Err(missing()),
         },
-        Token::Minus => Ok(2),
+        Token::Minus
+            if tokens
+                .get(1)
+                .is_some_and(|next| matches!(next.token, Token::Number(..))) =>
+        {
+            Ok(2)
+        }
         Token::Number(..) | Token::SingleQuotedString(_) | Token::Placeholder(_) => Ok(1),
         _ => Err(missing()),
     }
@@ -598,6 +609,12 @@ mod tests {
             "ON a . k <=> b . k AND c",
         );
         assert!(rewrite_versions(tokens("FROM t VERSION AS OF WHERE")).is_err());
+        assert!(rewrite_versions(tokens("FROM t VERSION AS OF -")).is_err());
+        assert!(rewrite_versions(tokens("FROM t VERSION AS OF - x")).is_err());
+        check_version(
+            "FROM t VERSION AS OF -1",
+            "FROM table_version ( t , version => - 1 ) AS t",
+        );
         for write in [
             "DELETE FROM t VERSION AS OF 1",
             "INSERT INTO t VERSION AS OF 1 VALUES (1)",

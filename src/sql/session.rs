@@ -11,13 +11,14 @@ use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsume
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 
+use super::arguments::Spelling;
 use super::catalog::{DEFAULT_SCHEMA, WarehouseCatalog};
 use super::ddl;
 use super::dml_rule::DmlRule;
 use super::factory::{CHANGE_FILES, ChangeFilesFactory, DeltaTableFactory};
-use super::functions::TableChangesFunction;
+use super::functions::ListedFunction;
 use super::operators::OperatorPlanner;
-use super::relation_planner::ChangesRelationPlanner;
+use super::relation_planner::{CHANGE_VERSIONS, ChangesRelationPlanner};
 use super::snapshots_table::{SNAPSHOTS, SnapshotsFactory};
 use super::tracking::{mask_functions, table_functions};
 use super::versioned_table::{VERSIONED, VersionedFactory};
@@ -81,7 +82,9 @@ impl SessionContextExt for SessionContext {
             .register_expr_planner(Arc::new(OperatorPlanner))?;
         self.register_relation_planner(Arc::new(ChangesRelationPlanner::new(catalogs)))?;
         self.add_analyzer_rule(Arc::new(DmlRule));
-        self.register_udtf("table_changes", Arc::new(TableChangesFunction));
+        for function in Spelling::functions().chain([CHANGE_VERSIONS]) {
+            self.register_udtf(function, Arc::new(ListedFunction(function)));
+        }
         let mut state = state.write();
         let factories = state.table_factories_mut();
         factories.insert("DELTA".into(), Arc::new(DeltaTableFactory));

@@ -4,13 +4,10 @@
 //! Projection         the columns of the source, in their order
 //!   Unnest           a row of the list, column by column
 //!     Unnest         none, one or two rows of a key
-//!       CrossJoin    with one row
-//!         Aggregate  by key: the list of net rows
+//!       Aggregate    by key: the list of net rows
 //! ```
 //!
-//! A key is not unique in the result. That it is in the aggregate is what the optimizer would go on to believe behind an unnest, and
-//! take a `DISTINCT` or a sort column away; behind a join it does not. What still holds behind it is that a key has one value in the
-//! column that follows the keys, which is why the version is the first column of a row: both rows of a pair have the same.
+//! A key is not unique in the result, which the optimizer would go on to believe behind the unnest: see [`one_group`].
 //!
 //! Filters on keys are pushed below the aggregate, others are not.
 
@@ -19,12 +16,13 @@ use datafusion::common::{Column, NullHandling, UnnestOptions};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit};
 
 use super::function::{NetColumns, net_rows as net_rows_of};
+use super::group::one_group;
 use super::{is_metadata, plain, values};
 use crate::change::{CHANGE_ORDINAL, CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION};
 use crate::error::Result;
 
 const ROWS: &str = "__alluvial_net";
-const ONE: &str = "__alluvial_one";
+const GROUP: &str = "__alluvial_group";
 
 /// The net rows of each key.
 pub(super) fn net_rows(
@@ -32,14 +30,13 @@ pub(super) fn net_rows(
     schema: &Schema,
     keys: &[String],
 ) -> Result<LogicalPlanBuilder> {
-    let groups: Vec<Expr> = keys.iter().map(ident).collect();
+    let mut groups: Vec<Expr> = keys.iter().map(ident).collect();
+    let group = groups.first().cloned().map(one_group);
+    groups.extend(group.map(|group| group.alias(GROUP)));
     let rows = rows_of_key(schema, keys).alias(ROWS);
-    let by_key = plain(changes)?.aggregate(groups, vec![rows])?.build()?;
-    let joined = LogicalPlanBuilder::values(vec![vec![lit(true)]])?
-        .project(vec![ident("column1").alias(ONE)])?
-        .cross_join(by_key)?;
+    let by_key = plain(changes)?.aggregate(groups, vec![rows])?;
     let options = UnnestOptions::new().with_null_handling(NullHandling::Drop);
-    let unnested = joined
+    let unnested = by_key
         .unnest_column_with_options(Column::from_name(ROWS), options.clone())?
         .unnest_column_with_options(Column::from_name(ROWS), options)?;
     let columns = schema.fields().iter().map(|field| {

@@ -17,7 +17,8 @@ use super::UpcomingFile;
 
 /// Larger files are read by ranges: not all of their bytes may be needed.
 const SMALL_FILE: u64 = 1024 * 1024;
-/// How many files are held or under way at once.
+/// How many files all that share the limits hold or have under way at once; each may have a few.
+const FEWEST_AHEAD: usize = 4;
 const FILES_AHEAD: usize = 64;
 /// How many bytes they may take.
 const BYTES_AHEAD: u64 = 32 * 1024 * 1024;
@@ -43,6 +44,8 @@ pub(super) struct ReadAhead {
     files: usize,
     /// and their bytes.
     bytes: u64,
+    /// How many share the limits.
+    sharers: usize,
     /// What readers hold: a file may get a second reader while it has the first.
     taken: HashMap<FileKey, WeakShared<BoxFuture<'static, Option<Bytes>>>>,
 }
@@ -61,7 +64,11 @@ impl Waiting {
 
 impl ReadAhead {
     /// Nothing is under way yet.
-    pub(super) fn new(store: Arc<dyn ObjectStore>, files: Vec<UpcomingFile>) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn ObjectStore>,
+        files: Vec<UpcomingFile>,
+        sharers: usize,
+    ) -> Self {
         let waiting = files.into_iter().map(|file| Waiting { file, fetch: None });
         Self {
             store,
@@ -69,6 +76,7 @@ impl ReadAhead {
             begun: 0,
             files: 0,
             bytes: 0,
+            sharers: sharers.max(1),
             taken: HashMap::new(),
         }
     }
@@ -107,7 +115,9 @@ impl ReadAhead {
         while let Some(next) = self.waiting.get_mut(self.begun) {
             let size = next.file.size;
             if size > 0 && size <= SMALL_FILE {
-                if self.files >= FILES_AHEAD || self.bytes + size > BYTES_AHEAD {
+                let files = (FILES_AHEAD / self.sharers).max(FEWEST_AHEAD);
+                let bytes = (BYTES_AHEAD / self.sharers as u64).max(SMALL_FILE);
+                if self.files >= files || self.bytes + size > bytes {
                     return;
                 }
                 next.fetch = Some(fetch(&self.store, &next.file));

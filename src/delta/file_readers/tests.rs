@@ -44,7 +44,7 @@ async fn store(sizes: &[usize]) -> Arc<InMemory> {
 
 fn readers(store: &Arc<InMemory>, sizes: &[usize]) -> FileReaders {
     let store: Arc<dyn ObjectStore> = Arc::<InMemory>::clone(store);
-    FileReaders::new(store).reading_ahead(upcoming(sizes))
+    FileReaders::new(store).reading_ahead(upcoming(sizes), 1)
 }
 
 fn open(readers: &FileReaders, file: PartitionedFile) -> Box<dyn AsyncFileReader + Send> {
@@ -209,7 +209,7 @@ async fn a_scan_that_ends_early_leaves_nothing_running() {
         ..ThrottleConfig::default()
     };
     let store: Arc<dyn ObjectStore> = Arc::new(ThrottledStore::new(InMemory::new(), never));
-    let readers = FileReaders::new(Arc::clone(&store)).reading_ahead(upcoming(&[5; 10]));
+    let readers = FileReaders::new(Arc::clone(&store)).reading_ahead(upcoming(&[5; 10]), 1);
     let reader = open(&readers, file(0, 5));
     settle().await;
     assert!(Arc::strong_count(&store) > 10);

@@ -73,9 +73,14 @@ impl Listing {
 
     /// The newest checkpoint that is there as a whole.
     pub(super) fn checkpoint(&self) -> Option<Checkpoint> {
-        let mut newest_first = self.checkpoints.iter().rev();
+        self.checkpoints().next()
+    }
+
+    /// The complete checkpoints, the newest first.
+    pub(super) fn checkpoints(&self) -> impl Iterator<Item = Checkpoint> {
+        let newest_first = self.checkpoints.iter().rev();
         newest_first
-            .find(|((_, form), files)| files.len() == form.count())
+            .filter(|((_, form), files)| files.len() == form.count())
             .map(|((version, _), files)| Checkpoint {
                 version: *version,
                 files: files.clone(),

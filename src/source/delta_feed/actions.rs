@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use crate::delta::actions::{Action, Add, AddCdcFile, Remove};
+use crate::delta::actions::{Action, Add, AddCdcFile, DeletionVectorDescriptor, Remove};
 use crate::delta::log::Commit;
 
 /// A data file and what a commit did with it.
@@ -27,6 +27,19 @@ impl FileChange {
             Self::Removed(remove) => &remove.path,
             Self::Masked(pair) => &pair.1.path,
         }
+    }
+
+    /// The deletion vectors that tell which of its rows are read.
+    pub(super) fn vectors(&self) -> impl Iterator<Item = &DeletionVectorDescriptor> {
+        let (old, new) = match self {
+            Self::Added(add) => (None, add.deletion_vector.as_ref()),
+            Self::Removed(remove) => (remove.deletion_vector.as_ref(), None),
+            Self::Masked(pair) => (
+                pair.0.deletion_vector.as_ref(),
+                pair.1.deletion_vector.as_ref(),
+            ),
+        };
+        old.into_iter().chain(new)
     }
 
     /// The file's size in bytes; 0 where the log does not say.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! - Rows that a commit both took away and brought, equally often, are no changes: a rewrite has only carried them over. Rows are
-//!   equal if all columns are, as `GROUP BY` has it: NULL equals NULL, NaN equals NaN, and -0.0 equals 0.0, as which it is shown;
+//!   equal if all columns are, as `GROUP BY` has it: NULL equals NULL, NaN equals NaN of the same sign, and -0.0 equals 0.0, as which it is shown;
 //!   inside of nested columns 0.0 and -0.0 differ.
 //! - Where row ids are known of every file of a commit (Delta protocol, *Row Tracking*), the id is a part of the row, and a
 //!   removed and an added row with the same id are an update.

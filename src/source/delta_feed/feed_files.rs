@@ -2,7 +2,6 @@
 //!
 //! In a change file the change type stands beside each row; of a data file it is a constant. So there are two lanes.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef};
@@ -41,9 +40,9 @@ const GUESSED_ROW_BYTES: u64 = 32;
 #[derive(Debug)]
 struct FeedFiles {
     feed: DeltaFeed,
-    commits: Arc<Vec<FeedCommit>>,
-    /// Which of them are read, by the position of the commit and that of the file in it.
-    kept: Vec<(u32, u32)>,
+    commits: Vec<FeedCommit>,
+    /// By the position of the commit and that of the file in it.
+    files: Vec<(u32, u32)>,
     expired: Expired,
 }
 
@@ -77,91 +76,124 @@ impl Expired {
     }
 }
 
-/// Plans the read of all files that change files and data files tell the changes by; `None` where there are none to read. `commits`
-/// are of `total`.
-pub(super) async fn plan_files(
-    feed: &DeltaFeed,
-    layout: &Arc<TableLayout>,
-    commits: Arc<Vec<FeedCommit>>,
-    total: i64,
-    expired: Expired,
-    read: &ChangeRead<'_>,
-) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-    let lanes = [DATA, CHANGES].map(|lane| feed_scan(feed, layout, lane));
-    let output = lanes[DATA].output(read.projection);
-    let renamed = lanes[DATA].clone();
-    let lanes = lanes
-        .into_iter()
-        .map(|scan| scan.into_lane(read.state, read.projection, read.filters))
-        .collect::<Result<Vec<Lane>>>()?;
-    let (kept, files, rows) = prune(&commits, &lanes, feed.contexts)?;
-    if kept.is_empty() {
-        return Ok(None);
-    }
-    let versions: HashSet<u32> = kept.iter().map(|(commit, _)| *commit).collect();
-    let description = format!(
-        "delta={}, commits={} of {total}, files={} of {files}",
-        feed.table.name(),
-        versions.len(),
-        kept.len(),
-    );
-    let files = FeedFiles {
-        feed: feed.clone(),
-        commits,
-        kept,
-        expired,
-    };
-    let partitions = read.state.config().target_partitions();
-    let scan = StreamedScan::new(
-        lanes,
-        Arc::new(files),
-        COMMIT_VERSION,
-        partitions,
-        description,
-    )
-    .with_rows(read.limit, usize::try_from(rows).ok());
-    let plan = renamed.rename(DataSourceExec::from_data_source(scan), &output)?;
-    Ok(Some(plan))
+/// The files of a range that may have rows that are wanted, and how they are read.
+pub(super) struct FeedScan {
+    feed: DeltaFeed,
+    /// How columns of mapped files get their names back, and which columns are wanted.
+    naming: (DeltaScan, Vec<usize>),
+    lanes: Vec<Lane>,
+    /// With these files only, and those of commits that are told by comparison.
+    pub commits: Vec<FeedCommit>,
+    /// How many files there were.
+    total: usize,
+    /// How many rows there may be.
+    rows: u64,
 }
 
-/// Which files may have rows that are wanted, of how many, and how many rows these may have.
-fn prune(
-    commits: &[FeedCommit],
-    lanes: &[Lane],
-    contexts: bool,
-) -> Result<(Vec<(u32, u32)>, usize, u64)> {
-    let mut pruning = Pruning {
-        lanes,
-        contexts,
-        kept: vec![],
-        rows: 0,
-        batch: vec![],
-    };
-    let mut total = 0;
-    for (commit_index, commit) in (0_u32..).zip(commits) {
-        for file_index in (0_u32..).take(file_count(commit)) {
-            total += 1;
-            pruning.add(commit, (commit_index, file_index))?;
+impl FeedScan {
+    /// Leaves out the files that have no rows that are wanted.
+    pub(super) fn prune(
+        feed: &DeltaFeed,
+        layout: &Arc<TableLayout>,
+        commits: Vec<FeedCommit>,
+        read: &ChangeRead<'_>,
+    ) -> Result<Self> {
+        let lanes = [DATA, CHANGES].map(|lane| feed_scan(feed, layout, lane));
+        let output = lanes[DATA].output(read.projection);
+        let naming = (lanes[DATA].clone(), output);
+        let lanes = lanes
+            .into_iter()
+            .map(|scan| scan.into_lane(read.state, read.projection, read.filters))
+            .collect::<Result<Vec<Lane>>>()?;
+        let total = commits.iter().map(FeedCommit::file_count).sum();
+        let mut pruning = Pruning {
+            lanes: &lanes,
+            contexts: feed.contexts,
+            kept: vec![],
+            rows: 0,
+            batch: vec![],
+        };
+        for commit in &commits {
+            for file in 0..commit.file_count() {
+                pruning.add(commit, file)?;
+            }
         }
+        pruning.flush()?;
+        let (mut kept, rows) = (pruning.kept.into_iter(), pruning.rows);
+        let mut is_kept = || kept.next().unwrap_or(true);
+        let left = commits.into_iter().map(|mut commit| {
+            commit.retain_files(&mut is_kept);
+            commit
+        });
+        Ok(Self {
+            commits: left.filter(|commit| !commit.told.is_empty()).collect(),
+            feed: feed.clone(),
+            naming,
+            lanes,
+            total,
+            rows,
+        })
     }
-    pruning.flush()?;
-    Ok((pruning.kept, total, pruning.rows))
+
+    /// Plans the read; `None` where there is no file to read. The files are of so many `versions`, or stand for the rows of one.
+    pub(super) fn plan(
+        self,
+        versions: Option<i64>,
+        expired: Expired,
+        read: &ChangeRead<'_>,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let files: Vec<(u32, u32)> = (0_u32..)
+            .zip(&self.commits)
+            .flat_map(|(index, commit)| {
+                let files = (0_u32..).take(commit.file_count());
+                files.map(move |file| (index, file))
+            })
+            .collect();
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let read_commits = match versions {
+            Some(versions) => {
+                let read = self.commits.iter().filter(|commit| commit.file_count() > 0);
+                format!(", commits={} of {versions}", read.count())
+            }
+            None => String::new(),
+        };
+        let (table, total) = (self.feed.table.name(), self.total);
+        let description = format!(
+            "delta={table}{read_commits}, files={} of {total}",
+            files.len()
+        );
+        let files = Arc::new(FeedFiles {
+            feed: self.feed,
+            commits: self.commits,
+            files,
+            expired,
+        });
+        let partitions = read.state.config().target_partitions();
+        let scan = StreamedScan::new(self.lanes, files, COMMIT_VERSION, partitions, description)
+            .with_rows(read.limit, usize::try_from(self.rows).ok());
+        let (naming, output) = self.naming;
+        let plan = naming.rename(DataSourceExec::from_data_source(scan), &output)?;
+        Ok(Some(plan))
+    }
 }
 
-/// The files that may have rows that are wanted, found out for many at once.
+/// Finds out which files may have rows that are wanted, for many at once.
 struct Pruning<'a> {
     lanes: &'a [Lane],
     contexts: bool,
-    kept: Vec<(u32, u32)>,
+    kept: Vec<bool>,
     rows: u64,
-    /// Where each is, and what may be read of it.
-    batch: Vec<((u32, u32), Vec<(usize, ScanFile)>)>,
+    /// What may be read of each, and how many rows that is.
+    batch: Vec<(Vec<(usize, ScanFile)>, u64)>,
 }
 
 impl Pruning<'_> {
-    fn add(&mut self, commit: &FeedCommit, place: (u32, u32)) -> Result<()> {
-        let files = candidates(commit, place.1, self.contexts);
-        self.batch.push((place, files));
+    fn add(&mut self, commit: &FeedCommit, file: usize) -> Result<()> {
+        let candidates = candidates(commit, file, self.contexts);
+        let rows = rows_of(commit, file, &candidates);
+        self.batch.push((candidates, rows));
         if self.batch.len() >= PRUNED_AT_ONCE {
             self.flush()?;
         }
@@ -173,7 +205,7 @@ impl Pruning<'_> {
         let mut wanted = vec![false; batch.len()];
         for (index, lane) in self.lanes.iter().enumerate() {
             let (mut positions, mut files) = (Vec::new(), Vec::new());
-            for (position, (_, candidates)) in batch.iter().enumerate() {
+            for (position, (candidates, _)) in batch.iter().enumerate() {
                 for (_, file) in candidates.iter().filter(|(lane, _)| *lane == index) {
                     positions.push(position);
                     files.push(file.clone());
@@ -183,39 +215,40 @@ impl Pruning<'_> {
                 wanted[position] |= may_match;
             }
         }
-        for ((place, candidates), wanted) in batch.into_iter().zip(wanted) {
-            if wanted {
-                self.kept.push(place);
-                self.rows += candidates.first().map_or(0, |(_, file)| rows_of(file));
-            }
+        for ((_, rows), wanted) in batch.into_iter().zip(wanted) {
+            self.kept.push(wanted);
+            self.rows += if wanted { rows } else { 0 };
         }
         Ok(())
     }
 }
 
-fn rows_of(file: &ScanFile) -> u64 {
-    let guess = || 1 + u64::try_from(file.add.size).unwrap_or(0) / GUESSED_ROW_BYTES;
-    file.row_count().unwrap_or_else(guess)
-}
-
-fn file_count(commit: &FeedCommit) -> usize {
-    match &commit.told {
-        Told::ChangeFiles(files) => files.len(),
-        Told::DataFiles(changes) => changes.len(),
-        Told::Comparison(..) => 0,
+/// How many rows a file may tell changes of.
+fn rows_of(commit: &FeedCommit, file: usize, candidates: &[(usize, ScanFile)]) -> u64 {
+    if let Told::DataFiles(changes) = &commit.told
+        && let FileChange::Masked(pair) = &changes[file]
+    {
+        let masked = |vector: &Option<DeletionVectorDescriptor>| {
+            vector.as_ref().map_or(0, |vector| vector.cardinality)
+        };
+        return masked(&pair.0.deletion_vector).abs_diff(masked(&pair.1.deletion_vector));
     }
+    candidates.first().map_or(0, |(_, file)| {
+        let guess = || 1 + u64::try_from(file.add.size).unwrap_or(0) / GUESSED_ROW_BYTES;
+        file.row_count().unwrap_or_else(guess)
+    })
 }
 
 /// What may be read of a file of a commit, as far as that is known without looking into anything.
-fn candidates(commit: &FeedCommit, file: u32, contexts: bool) -> Vec<(usize, ScanFile)> {
+fn candidates(commit: &FeedCommit, file: usize, contexts: bool) -> Vec<(usize, ScanFile)> {
     let constants = commit_constants(commit, contexts);
     let data =
         |add: Add, change: ChangeType| (DATA, data_file(add, RowMask::Live, change, &constants));
     match &commit.told {
         Told::ChangeFiles(files) => {
-            vec![(CHANGES, change_file(&files[file as usize], constants))]
+            vec![(CHANGES, change_file(&files[file], constants))]
         }
-        Told::DataFiles(changes) => match &changes[file as usize] {
+        Told::DataFiles(changes) => match &changes[file] {
             FileChange::Added(add) => vec![data(add.clone(), ChangeType::Insert)],
             FileChange::Removed(remove) => vec![data(as_add(remove), ChangeType::Delete)],
             FileChange::Masked(pair) => vec![
@@ -227,47 +260,51 @@ fn candidates(commit: &FeedCommit, file: u32, contexts: bool) -> Vec<(usize, Sca
     }
 }
 
+impl FeedFiles {
+    /// A file's commit, and its position in that.
+    fn place(&self, index: usize) -> (&FeedCommit, usize) {
+        let (commit, file) = self.files[index];
+        (&self.commits[commit as usize], file as usize)
+    }
+}
+
 #[async_trait]
 impl FileList for FeedFiles {
     fn len(&self) -> usize {
-        self.kept.len()
+        self.files.len()
     }
 
     fn size(&self, index: usize) -> u64 {
-        let (commit, file) = self.kept[index];
-        match &self.commits[commit as usize].told {
-            Told::ChangeFiles(files) => u64::try_from(files[file as usize].size).unwrap_or(0),
-            Told::DataFiles(changes) => changes[file as usize].size(),
+        let (commit, file) = self.place(index);
+        match &commit.told {
+            Told::ChangeFiles(files) => u64::try_from(files[file].size).unwrap_or(0),
+            Told::DataFiles(changes) => changes[file].size(),
             Told::Comparison(..) => 0,
         }
     }
 
     async fn expand(&self, index: usize) -> Result<Vec<(usize, ScanFile)>> {
-        let (commit, file) = self.kept[index];
-        let commit = &self.commits[commit as usize];
+        let (commit, file) = self.place(index);
         let Told::DataFiles(changes) = &commit.told else {
             return Ok(candidates(commit, file, self.feed.contexts));
         };
         let constants = commit_constants(commit, self.feed.contexts);
-        let changes = changed_rows(&self.feed.table, &changes[file as usize]).await?;
+        let changes = changed_rows(&self.feed.table, &changes[file]).await?;
         let file = |(add, rows, change)| (DATA, data_file(add, rows, change, &constants));
         Ok(changes.into_iter().map(file).collect())
     }
 
     async fn missing(&self, path: &str) -> Option<Error> {
-        let mut gone: Option<(i64, &str)> = None;
-        for commit in self.commits.iter() {
-            for raw in commit.told.paths() {
-                let location = self.feed.table.locate(raw).ok();
-                if location.is_some_and(|location| path.ends_with(location.path.as_ref())) {
-                    gone.get_or_insert((commit.version, raw));
+        let table = &self.feed.table;
+        for commit in &self.commits {
+            for (raw, location) in commit.locations(table).ok()? {
+                if path.ends_with(location.path.as_ref()) {
+                    let version = commit.version;
+                    return Some(self.expired.file_gone(table, &raw, version, version));
                 }
             }
         }
-        let oldest = self.commits.first().map_or(-1, |commit| commit.version);
-        let (version, raw) = gone.unwrap_or((oldest, path));
-        let table = &self.feed.table;
-        Some(self.expired.file_gone(table, raw, version, version))
+        None
     }
 }
 

@@ -5,15 +5,16 @@ use std::collections::HashMap;
 use futures::TryStreamExt;
 
 use super::actions::{FileChange, is_silent_merge, pair, split};
-use crate::delta::DeltaTable;
 use crate::delta::actions::{Action, Add, AddCdcFile, Metadata, PartitionValues, Protocol, Remove};
+use crate::delta::location::DataFileLocation;
 use crate::delta::log::{Commit, stream_commits};
 use crate::delta::snapshot::Snapshot;
 use crate::delta::stats::num_records;
+use crate::delta::{DeltaTable, deletion_vector};
 use crate::error::{Error, Result};
 
 /// What a commit has done, as far as its changes are concerned.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct FeedCommit {
     pub version: i64,
     /// In microseconds since the epoch, UTC.
@@ -26,7 +27,7 @@ pub(super) struct FeedCommit {
 }
 
 /// How the changes of a commit are known.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Told {
     /// By change files.
     ChangeFiles(Vec<AddCdcFile>),
@@ -38,14 +39,72 @@ pub(super) enum Told {
 }
 
 impl Told {
-    /// The paths of the files to read, as the log has them.
-    pub(super) fn paths(&self) -> Vec<&str> {
+    /// Whether there is no file to read.
+    pub(super) fn is_empty(&self) -> bool {
         match self {
-            Self::ChangeFiles(files) => files.iter().map(|file| file.path.as_str()).collect(),
-            Self::DataFiles(changes) | Self::Comparison(changes, _) => {
-                changes.iter().map(FileChange::path).collect()
+            Self::ChangeFiles(files) => files.is_empty(),
+            Self::DataFiles(changes) | Self::Comparison(changes, _) => changes.is_empty(),
+        }
+    }
+}
+
+impl FeedCommit {
+    /// How many files are read as they are.
+    pub(super) fn file_count(&self) -> usize {
+        match &self.told {
+            Told::ChangeFiles(files) => files.len(),
+            Told::DataFiles(changes) => changes.len(),
+            Told::Comparison(..) => 0,
+        }
+    }
+
+    /// How many files there are in all.
+    pub(super) fn all_files(&self) -> usize {
+        match &self.told {
+            Told::Comparison(changes, _) => changes.len(),
+            _ => self.file_count(),
+        }
+    }
+
+    /// Asks of each file that is read as it is whether it stays; of those that do the bounds of their values are not needed any more.
+    pub(super) fn retain_files(&mut self, is_kept: &mut impl FnMut() -> bool) {
+        match &mut self.told {
+            Told::ChangeFiles(files) => files.retain(|_| is_kept()),
+            Told::DataFiles(changes) => changes.retain_mut(|change| {
+                if let FileChange::Added(add) = change {
+                    forget_bounds(add);
+                } else if let FileChange::Masked(pair) = change {
+                    forget_bounds(&mut pair.1);
+                }
+                is_kept()
+            }),
+            Told::Comparison(..) => {}
+        }
+    }
+
+    /// Where its files lie, and those of deletion vectors, each with what the log calls it.
+    pub(super) fn locations(&self, table: &DeltaTable) -> Result<Vec<(String, DataFileLocation)>> {
+        let mut locations = Vec::new();
+        match &self.told {
+            Told::ChangeFiles(files) => {
+                for file in files {
+                    locations.push((file.path.clone(), table.locate(&file.path)?));
+                }
+            }
+            Told::DataFiles(changes) | Told::Comparison(changes, _) => {
+                for change in changes {
+                    let path = change.path().to_owned();
+                    let location = table.locate(&path)?;
+                    locations.push((path, location));
+                    for vector in change.vectors() {
+                        if let Some(location) = deletion_vector::location(table, vector)? {
+                            locations.push((location.path.to_string(), location));
+                        }
+                    }
+                }
             }
         }
+        Ok(locations)
     }
 }
 
@@ -130,7 +189,7 @@ impl History {
             }
             Told::DataFiles(changes)
         };
-        if !told.paths().is_empty() {
+        if !told.is_empty() {
             self.commits.push(FeedCommit {
                 version,
                 timestamp,

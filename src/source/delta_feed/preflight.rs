@@ -1,7 +1,6 @@
 //! What is found out before the first row: that every file of a range is still there.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use chrono::Utc;
 use futures::{StreamExt, TryStreamExt};
@@ -41,7 +40,7 @@ impl Preflight<'_> {
     /// # Errors
     /// [`Error::ChangesExpired`], naming the first version that has lost a file.
     pub(super) async fn check(&self, commits: &[FeedCommit], expired: &Expired) -> Result<()> {
-        let files: usize = commits.iter().map(|commit| commit.told.paths().len()).sum();
+        let files: usize = commits.iter().map(FeedCommit::all_files).sum();
         let is_local = self.table.location().scheme() == "file";
         let look = is_local && files <= ALWAYS_CHECKED_FILES || self.may_be_gone().await?;
         if files == 0 || !look {
@@ -83,19 +82,16 @@ pub(super) async fn missing_files(
     table: &DeltaTable,
     commits: &[FeedCommit],
 ) -> Result<Vec<(i64, String)>> {
-    let mut seen = HashSet::new();
-    let files = commits.iter().flat_map(|commit| {
-        let paths = commit.told.paths().into_iter();
-        paths.map(|path| (commit.version, path))
-    });
-    let files: Vec<(i64, String)> = files
-        .filter(|(_, path)| seen.insert(*path))
-        .map(|(version, path)| (version, path.to_owned()))
-        .collect();
-    let heads = futures::stream::iter(files).map(|(version, raw)| async move {
-        let location = table.locate(&raw)?;
-        let store = location.store_of(table);
-        match Arc::clone(&store).head(&location.path).await {
+    let (mut seen, mut files) = (HashSet::new(), Vec::new());
+    for commit in commits {
+        for (raw, location) in commit.locations(table)? {
+            if seen.insert(raw.clone()) {
+                files.push((commit.version, raw, location));
+            }
+        }
+    }
+    let heads = futures::stream::iter(files).map(|(version, raw, location)| async move {
+        match location.store_of(table).head(&location.path).await {
             Ok(_) => Ok(None),
             Err(object_store::Error::NotFound { .. }) => Ok(Some((version, raw))),
             Err(error) => Err(Error::from(error)),

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::DataType;
 
 use super::actions::FileChange;
-use super::history::{FeedCommit, History, StateChange, Told};
+use super::history::{FeedCommit, Found, History, StateChange, Told, read_history};
 use crate::delta::DeltaTable;
 use crate::delta::actions::{Metadata, Protocol};
 use crate::delta::layout::TableLayout;
@@ -39,12 +39,12 @@ impl State {
     }
 }
 
-/// What the table was at `first` and from each version on that changed it, in version order. `upper` is the version at the end of
-/// the changes.
+/// What the table was at the first version of a range and from each version on that changed it, in version order. `upper` is a version
+/// at or after the last.
 pub(super) async fn states(
     table: &DeltaTable,
     upper: &Snapshot,
-    first: i64,
+    (first, last): (i64, i64),
     changes: &[StateChange],
 ) -> Result<Vec<State>> {
     let whole_at_first = changes.first().is_some_and(|change| {
@@ -55,7 +55,7 @@ pub(super) async fn states(
         metadata: Metadata::default(),
         protocol: Protocol::default(),
     };
-    if changes.is_empty() {
+    if changes.is_empty() && last == upper.version() {
         // what holds at the end held throughout
         state.metadata = upper.metadata().clone();
         state.protocol = upper.protocol().clone();
@@ -85,31 +85,60 @@ pub(super) async fn check_schemas(
     table: &DeltaTable,
     upper: &Snapshot,
     history: &History,
-    states: &[State],
+    (states, last): (&[State], i64),
 ) -> Result<()> {
-    let mut layouts: Vec<(i64, TableLayout)> = Vec::new();
+    let incompatible = |version: i64, after: i64, detail: String| Error::IncompatibleSchema {
+        table: table.name().into(),
+        version,
+        before: version - 1,
+        after,
+        detail,
+    };
     if let Some(version) = replaced_at_first(history, states) {
-        // the rows that its first commit removed are of the version before it
-        let before = table.snapshot_at(version - 1).await;
-        layouts.extend(before.map(|before| (version - 1, before.layout().as_ref().clone())));
+        // the rows that its first commit removed are of the version before it; of their columns those that are left are read
+        let before = table.snapshot_at(version - 1).await?;
+        if let Some(detail) = difference(before.layout(), upper.layout(), true) {
+            return Err(incompatible(version, version + 1, detail));
+        }
     }
+    let mut layouts: Vec<(i64, TableLayout)> = Vec::new();
     for state in states {
         let layout = TableLayout::try_new(table.name(), &state.metadata)?;
         layouts.push((state.version, layout));
     }
-    for (version, layout) in &layouts {
-        if let Some(detail) = difference(layout, upper.layout()) {
-            let mut later = layouts.iter().map(|(version, _)| *version);
-            let changed = later.find(|later| later > version).unwrap_or(*version);
-            return Err(Error::IncompatibleSchema {
-                table: table.name().into(),
-                version: changed,
-                before: changed - 1,
-                detail,
-            });
+    // the newest change is the one to tell: from there on the range can be read
+    let mut changed = None;
+    for (version, layout) in layouts.iter().rev() {
+        if let Some(detail) = difference(layout, upper.layout(), upper.layout().is_mapped()) {
+            let changed = match changed {
+                Some(changed) => changed,
+                None => changed_after(table, upper, last).await?,
+            };
+            return Err(incompatible(changed, changed, detail));
         }
+        changed = Some(*version);
     }
     Ok(())
+}
+
+/// The version after `last` since which rows are those of `upper`.
+async fn changed_after(table: &DeltaTable, upper: &Snapshot, last: i64) -> Result<i64> {
+    let (mut changed, mut differs) = (last + 1, true);
+    let Found::Whole(history) = read_history(upper, last + 1, upper.version(), false).await? else {
+        return Ok(changed);
+    };
+    for change in &history.states {
+        let Some(metadata) = &change.metadata else {
+            continue;
+        };
+        let layout = TableLayout::try_new(table.name(), metadata)?;
+        let still = difference(&layout, upper.layout(), upper.layout().is_mapped()).is_some();
+        if differs && !still {
+            changed = change.version;
+        }
+        differs = still;
+    }
+    Ok(changed)
 }
 
 /// The first version, if it changes the schema and removes rows.
@@ -117,7 +146,7 @@ fn replaced_at_first(history: &History, states: &[State]) -> Option<i64> {
     let first = states.first()?.version;
     let changes = history.states.first()?;
     let commit = history.commits.first()?;
-    let Told::DataFiles(files) = &commit.told else {
+    let (Told::DataFiles(files) | Told::Comparison(files, _)) = &commit.told else {
         return None;
     };
     let removes = files
@@ -164,14 +193,19 @@ fn is_rewrite(changes: &[FileChange]) -> bool {
         match change {
             FileChange::Added(_) => adds = true,
             FileChange::Removed(_) => removes = true,
-            FileChange::Masked(_) => removes = true,
+            FileChange::Masked(pair) => {
+                removes = true;
+                // only where rows were masked before can some have come back
+                adds |= pair.0.deletion_vector.is_some();
+            }
         }
     }
     removes && adds
 }
 
-/// Why rows of the `old` layout cannot be read as the `new` one, if they cannot.
-fn difference(old: &TableLayout, new: &TableLayout) -> Option<String> {
+/// Why rows of the `old` layout cannot be read as the `new` one, if they cannot; columns may be missing from that if it `may_drop` some,
+/// as it may where names are mapped: a dropped column stays in the files, unread.
+fn difference(old: &TableLayout, new: &TableLayout, may_drop: bool) -> Option<String> {
     let partitions = |layout: &TableLayout| {
         let names = layout.partition_columns().iter();
         names
@@ -191,7 +225,9 @@ fn difference(old: &TableLayout, new: &TableLayout) -> Option<String> {
         match names.get(old.physical_name(index)) {
             Some(position) => {
                 let now = new.schema().field(*position);
-                if !readable_as(field.data_type(), now.data_type()) {
+                // nested columns, too, are the same where they have the same physical name
+                let (was, is) = (&old.physical()[index], &new.physical()[*position]);
+                if !readable_as(was.data_type(), is.data_type(), may_drop) {
                     return Some(format!(
                         "column {:?} was {} and is {} now",
                         field.name(),
@@ -200,26 +236,19 @@ fn difference(old: &TableLayout, new: &TableLayout) -> Option<String> {
                     ));
                 }
             }
-            // with column mapping a dropped column stays in the files, unread
-            None if new.is_mapped() => {}
+            None if may_drop => {}
             None => return Some(format!("column {:?} is gone", field.name())),
         }
     }
     None
 }
 
-/// Whether values of type `old` can be read as `new`: the same, widened (*Type Widening*), or a struct with more fields.
-fn readable_as(old: &DataType, new: &DataType) -> bool {
+/// Whether values of type `old` can be read as `new`: the same, widened (*Type Widening*), or a struct with more fields, or fewer where
+/// it `may_drop` some.
+fn readable_as(old: &DataType, new: &DataType, may_drop: bool) -> bool {
     use DataType::{
         Date32, Decimal128, Float32, Float64, Int8, Int16, Int32, Int64, List, Map, Struct,
         Timestamp,
-    };
-    let all_fields = |old: &[&Field], new: &[&Field]| {
-        old.iter().all(|field| {
-            new.iter().any(|now| {
-                now.name() == field.name() && readable_as(field.data_type(), now.data_type())
-            })
-        })
     };
     match (old, new) {
         (Int8, Int16 | Int32 | Int64 | Float64)
@@ -233,12 +262,15 @@ fn readable_as(old: &DataType, new: &DataType) -> bool {
         (Decimal128(p, s), Decimal128(precision, scale)) => {
             scale >= s && i32::from(*precision) - i32::from(*p) >= i32::from(*scale) - i32::from(*s)
         }
-        (Struct(old), Struct(new)) => all_fields(
-            &old.iter().map(AsRef::as_ref).collect::<Vec<_>>(),
-            &new.iter().map(AsRef::as_ref).collect::<Vec<_>>(),
-        ),
-        (List(old), List(new)) => readable_as(old.data_type(), new.data_type()),
-        (Map(old, _), Map(new, _)) => readable_as(old.data_type(), new.data_type()),
+        (Struct(old), Struct(new)) => old.iter().all(|field| {
+            let mut now = new.iter();
+            match now.find(|now| now.name() == field.name()) {
+                Some(now) => readable_as(field.data_type(), now.data_type(), may_drop),
+                None => may_drop,
+            }
+        }),
+        (List(old), List(new)) => readable_as(old.data_type(), new.data_type(), may_drop),
+        (Map(old, _), Map(new, _)) => readable_as(old.data_type(), new.data_type(), may_drop),
         _ => old == new,
     }
 }
@@ -252,10 +284,26 @@ fn digits(data_type: &DataType) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::Field;
+
     use super::*;
 
     fn check(old: DataType, new: DataType, expected: bool) {
-        assert_eq!(readable_as(&old, &new), expected, "{old} as {new}");
+        assert_eq!(readable_as(&old, &new, false), expected, "{old} as {new}");
+    }
+
+    #[test]
+    fn nested_columns_may_be_dropped_where_names_are_mapped() {
+        let field = |name: &str| Field::new(name, DataType::Int32, true);
+        let both = DataType::Struct(vec![field("a"), field("b")].into());
+        let one = DataType::Struct(vec![field("a")].into());
+        for (old, new, may_drop, expected) in [
+            (&one, &both, false, true),
+            (&both, &one, false, false),
+            (&both, &one, true, true),
+        ] {
+            assert_eq!(readable_as(old, new, may_drop), expected, "{old} as {new}");
+        }
     }
 
     #[test]

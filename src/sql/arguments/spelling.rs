@@ -47,6 +47,14 @@ impl Spelling {
         Self::AppendOnly,
     ];
 
+    /// The functions that are called by their names; the others stand for clauses.
+    pub(crate) fn functions() -> impl Iterator<Item = &'static str> {
+        let spellings = Self::ALL.into_iter();
+        spellings
+            .filter(|spelling| !matches!(spelling, Self::Default | Self::AppendOnly))
+            .map(Self::name)
+    }
+
     /// The spelling whose function has that name.
     pub(crate) fn of(function: &str) -> Option<Self> {
         Self::ALL

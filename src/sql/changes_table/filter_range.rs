@@ -14,13 +14,22 @@ use crate::sql::arguments::micros;
 
 /// What conditions leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FilterRange {
+pub(in crate::sql) struct FilterRange {
     /// The first and the last version.
     versions: (i64, i64),
     /// Commits after this time, in microseconds since the epoch.
     after: Option<i64>,
     /// Commits at or before this time.
     until: Option<i64>,
+}
+
+/// What is left of a source.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Left {
+    /// What is read: it ends where the bounds given do, or now, so that its columns are not those of an older version.
+    pub range: ChangeRange,
+    /// The last version that conditions let through.
+    pub until: i64,
 }
 
 const ALL: FilterRange = FilterRange {
@@ -31,7 +40,7 @@ const ALL: FilterRange = FilterRange {
 
 impl FilterRange {
     /// What these conditions leave, all of which hold.
-    pub(super) fn of(filters: &[Expr]) -> Self {
+    pub(in crate::sql) fn of(filters: &[Expr]) -> Self {
         filters
             .iter()
             .flat_map(split_conjunction)
@@ -39,18 +48,9 @@ impl FilterRange {
             .fold(ALL, Self::and)
     }
 
-    /// Whether nothing bounds it above.
-    pub(super) fn is_open_above(&self) -> bool {
-        self.versions.1 == i64::MAX && self.until.is_none()
-    }
-
-    /// The same up to the newest version.
-    pub(super) fn open_above(self) -> Self {
-        Self {
-            versions: (self.versions.0, i64::MAX),
-            until: None,
-            ..self
-        }
+    /// Whether something bounds it above.
+    pub(in crate::sql) fn is_bounded_above(&self) -> bool {
+        self.versions.1 != i64::MAX || self.until.is_some()
     }
 
     /// The versions of `source` that are left inside of `given`; `None` if there are none.
@@ -58,13 +58,14 @@ impl FilterRange {
         &self,
         source: &dyn ChangeSource,
         given: &ChangeBounds,
-    ) -> Result<Option<ChangeRange>> {
+    ) -> Result<Option<Left>> {
         let (mut since, mut until) = (self.versions.0.saturating_sub(1), self.versions.1);
+        let mut last = source.current_version().await?;
         if given.since != Bound::Beginning || given.until.is_some() {
             let range = source.resolve(given).await?;
-            (since, until) = (since.max(range.since()), until.min(range.until()));
+            (since, last) = (since.max(range.since()), last.min(range.until()));
         }
-        until = until.min(source.current_version().await?);
+        until = until.min(last);
         if let Some(micros) = self.after {
             since = since.max(version_at(source, micros).await?);
         }
@@ -79,9 +80,10 @@ impl FilterRange {
                 ..0 => Bound::Beginning,
                 version => Bound::Version(version),
             },
-            until: Some(Bound::Version(until)),
+            until: Some(Bound::Version(last)),
         };
-        source.resolve(&bounds).await.map(Some)
+        let range = source.resolve(&bounds).await?;
+        Ok(Some(Left { range, until }))
     }
 
     fn and(self, other: Self) -> Self {
@@ -293,6 +295,21 @@ mod tests {
             None,
         );
         check(&[ident("id").gt(lit(3_i64))], (min, max), None, None);
+    }
+
+    #[test]
+    fn a_range_may_have_an_end() {
+        let check = |filter: Expr, expected: bool| {
+            let is_bounded = FilterRange::of(std::slice::from_ref(&filter)).is_bounded_above();
+            assert_eq!(is_bounded, expected, "{filter}");
+        };
+        check(version().gt(lit(5_i64)), false);
+        check(version().lt_eq(lit(5_i64)), true);
+        check(time().gt(at(10)).and(time().lt(at(20))), true);
+        check(
+            version().lt_eq(lit(5_i64)).or(ident("id").eq(lit(1_i64))),
+            false,
+        );
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::change::{
 use crate::delta::DeltaTable;
 use crate::error::{Error, Result};
 use crate::source::{ChangeSource, DeltaFeed, Derivation};
-use crate::sql::arguments::{Arguments, Spelling};
+use crate::sql::arguments::{Arguments, Spelling, as_typed};
 use crate::sql::blocking::block_on;
 use crate::sql::changes_table::{ChangesTable, open_bounds};
 use crate::sql::source_table::SourceTable;
@@ -36,7 +36,8 @@ impl ChangesRelationPlanner {
     ) -> Result<LogicalPlan> {
         let request = Request::try_new(arguments, context)?;
         let (name, source) = self.source(&arguments.table, &request, context)?;
-        let known = Known::of(&source, &request)?;
+        let known = Known::of(&source, &request)
+            .map_err(|error| as_typed(error, request.kinds.iter().copied()))?;
         request.check_key(&name, &known.schema)?;
         plan(request, &name, source, known)
     }
@@ -100,16 +101,41 @@ fn location(argument: &ast::Expr) -> Result<String> {
             Spelling::ByPath.usage()
         ))
     })?;
-    let has_secrets = Url::parse(&text).is_ok_and(|url| {
-        url.password().is_some() || url.query().is_some() || url.fragment().is_some()
-    });
-    match has_secrets {
-        true => Err(Error::invalid(
+    if may_hold_secrets(&text) {
+        return Err(Error::invalid(
             "table_changes_by_path takes a location without a password or a query; credentials come from the environment, or from the OPTIONS \
              of CREATE EXTERNAL TABLE … STORED AS DELTA",
-        )),
-        false => Ok(text),
+        ));
     }
+    match text.split_once("://") {
+        Some((scheme, _)) if !is_known_scheme(scheme) => Err(Error::invalid(format!(
+            "{text}: nothing is read from {scheme}:// here; give a folder, or a URL of s3, az, abfss, gs or file"
+        ))),
+        _ => Ok(text),
+    }
+}
+
+/// Whether a location says more than a place, or is so misspelled that nobody can tell.
+fn may_hold_secrets(location: &str) -> bool {
+    let begins_as_url = location.split_once('/').is_some_and(|(head, rest)| {
+        head.ends_with(':') || (!head.is_empty() && rest.starts_with('/'))
+    });
+    match Url::parse(location) {
+        Ok(url) if url.scheme() == "file" || location.contains("://") => {
+            url.password().is_some() || url.query().is_some() || url.fragment().is_some()
+        }
+        Ok(_) => location.contains(['@', '?']),
+        Err(_) => begins_as_url && location.contains(['@', '?']),
+    }
+}
+
+fn is_known_scheme(scheme: &str) -> bool {
+    const SCHEMES: [&str; 10] = [
+        "s3", "s3a", "az", "azure", "adl", "abfs", "abfss", "gs", "file", "memory",
+    ];
+    SCHEMES
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(scheme))
 }
 
 /// What is known of a source when its changes are planned.
@@ -128,12 +154,26 @@ impl Known {
         block_on(move || Self::ask(Arc::clone(&asked), bounds.clone(), net))
     }
 
+    /// Refuses a key that some changes do not carry: nobody could tell whose changes they are.
+    fn check_carried(&self, table: &str, key: &[String]) -> Result<()> {
+        let is_missing =
+            |name: &&String| self.nature.absent.contains(name) && !self.key.contains(name);
+        match key.iter().find(is_missing) {
+            Some(name) => Err(Error::invalid(format!(
+                "net changes of {table} cannot be told by {name:?}: some of its changes, such as deletes, may not carry that column; leave \
+                 key out, which takes the key that {table} was declared with"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// `bounds` are absent where they are parameters.
     async fn ask(
         source: Arc<dyn ChangeSource>,
         bounds: Option<ChangeBounds>,
         net: bool,
     ) -> Result<Self> {
+        let source = source.at_once().unwrap_or(source);
         let range = match &bounds {
             Some(bounds) => Some(source.resolve(bounds).await?),
             None => None,
@@ -174,6 +214,9 @@ fn plan(
     }
     let mut plan = changes.build()?;
     if request.net {
+        if let Some(key) = &request.key {
+            known.check_carried(name, key)?;
+        }
         let key = request.key.unwrap_or(known.key);
         if key.is_empty() && spelling == Spelling::Default {
             return Err(Error::invalid(format!(
@@ -215,6 +258,8 @@ mod tests {
         for good in [
             "/w/t",
             "w/t",
+            "/w/me@home//t?",
+            "file:/w/me@home/t",
             "s3://bucket/t",
             "abfss://c@account.dfs.core.windows.net/t",
         ] {
@@ -222,11 +267,17 @@ mod tests {
         }
         for bad in [
             "https://a.blob.core.windows.net/c/t?sig=hush",
+            "https://a.blob.core.windows.net:99999/c/t?sig=hush",
             "s3://key:hush@bucket/t",
+            "S3://key:hush@bu cket/t",
+            "s3//key:hush@bucket/t?sig=hush",
+            "s3:/key:hush@bucket/t",
         ] {
             let error = of(bad).unwrap_err();
             assert!(!error.contains("hush"), "{error}");
         }
         assert!(location(&ast::Expr::value(Value::Null)).is_err());
+        let error = of("http://host/t").unwrap_err();
+        assert!(error.contains("s3, az, abfss, gs or file"), "{error}");
     }
 }

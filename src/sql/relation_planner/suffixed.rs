@@ -1,6 +1,8 @@
 //! What hangs on a table by its name: `"t$changes"`, its changes, and `"t$rejected"`, its rows that were set aside.
 //!
-//! A table that is really called so comes first.
+//! A table that is really called so comes first. A relation that WITH calls so does not: its names are not known here, and
+//! DataFusion would look at them only after this. [`crate::sql::rewrite`] refuses such names; a session's own `sql()` reads the table's
+//! changes.
 
 use std::sync::Arc;
 
@@ -13,6 +15,7 @@ use datafusion::sql::sqlparser::ast;
 
 use super::ChangesRelationPlanner;
 use super::tables::delta_table;
+use crate::change::without_metadata;
 use crate::error::{Error, Result};
 use crate::source::{ChangeSource, DeltaFeed};
 use crate::sql::blocking::block_on;
@@ -47,9 +50,22 @@ impl ChangesRelationPlanner {
             _ => rejected(&name, &base, &provider)?,
         };
         let relation = provider_as_source(relation);
-        let plan = LogicalPlanBuilder::scan(name, relation, None)?;
-        Ok(Some(plan.build()?))
+        let plan = LogicalPlanBuilder::scan(name.clone(), relation, None)?.build()?;
+        if suffix == REJECTED {
+            return Ok(Some(plan));
+        }
+        // the columns of table_changes, under the name that was asked for
+        let plan = LogicalPlanBuilder::from(without_metadata(plan)?);
+        Ok(Some(plan.alias(name)?.build()?))
     }
+}
+
+/// The table whose changes or rejected rows something of that name would be.
+pub(in crate::sql) fn base_of(name: &str) -> Option<&str> {
+    let mut suffixes = [CHANGES, REJECTED].into_iter();
+    suffixes
+        .find_map(|suffix| name.strip_suffix(suffix))
+        .filter(|base| !base.is_empty())
 }
 
 /// The name of a table in the same schema.

@@ -9,6 +9,7 @@ use datafusion::logical_expr::planner::RelationPlannerContext;
 use datafusion::sql::sqlparser::ast;
 
 use super::ChangesRelationPlanner;
+use super::suffixed::base_of;
 use crate::delta::DeltaTable;
 use crate::error::{Error, Result};
 use crate::sql::blocking::block_on;
@@ -29,7 +30,12 @@ impl ChangesRelationPlanner {
             .resolve(&defaults.default_catalog, &defaults.default_schema);
         let not_found = || Error::TableNotFound {
             table: name.to_string(),
-            hint: format!("; SHOW TABLES lists what {} has", resolved.catalog),
+            hint: match base_of(&resolved.table) {
+                Some(base) => format!(
+                    "; it stands for what was recorded of {base} and has no versions or changes of its own: name {base}"
+                ),
+                None => format!("; SHOW TABLES lists what {} has", resolved.catalog),
+            },
         };
         let schema = self
             .catalogs

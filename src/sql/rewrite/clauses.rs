@@ -78,13 +78,15 @@ fn clause(before: &[TokenWithSpan], tokens: &[TokenWithSpan]) -> Result<Option<C
     let is_range = is_word(tokens.get(1), "FROM")
         && (is_word(tokens.get(2), "VERSION") || is_word(tokens.get(2), "TIMESTAMP"));
     if !is_information && !is_range {
+        refuse_misspelled(before, tokens)?;
         return Ok(None);
     }
+    let is_meant = is_information || is_literal(tokens.get(3));
     match place(before)? {
         Place::Relation => {}
         // `SELECT a, id changes FROM version` is no clause
         Place::ListOfAny if is_information || value(&tokens[3..]).is_ok() => {}
-        _ if is_information && is_behind_query(before) => {
+        _ if is_meant && is_behind_query(before) => {
             return Err(Error::invalid(
                 "the CHANGES clause stands right behind the name of a table, before its alias",
             ));
@@ -95,6 +97,29 @@ fn clause(before: &[TokenWithSpan], tokens: &[TokenWithSpan]) -> Result<Option<C
         true => snowflake(tokens).map(Some),
         false => spark(tokens).map(Some),
     }
+}
+
+/// Refuses ranges that are almost Spark's, where nothing else can be meant.
+fn refuse_misspelled(before: &[TokenWithSpan], tokens: &[TokenWithSpan]) -> Result<()> {
+    let is_bare = is_word(tokens.get(1), "FROM") && is_literal(tokens.get(2));
+    let is_between = is_word(tokens.get(1), "BETWEEN")
+        && (is_word(tokens.get(2), "VERSION") || is_word(tokens.get(2), "TIMESTAMP"));
+    if (is_bare || is_between) && matches!(place(before)?, Place::Relation) {
+        return Err(Error::invalid(
+            "write the range as CHANGES FROM VERSION 1 TO VERSION 3, or with TIMESTAMP '…'; both ends are included",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a value begins here that can be nothing else.
+fn is_literal(token: Option<&TokenWithSpan>) -> bool {
+    matches!(
+        token.map(|token| &token.token),
+        Some(
+            Token::Number(..) | Token::SingleQuotedString(_) | Token::Placeholder(_) | Token::Minus
+        )
+    )
 }
 
 /// What a name that is followed by a clause may be.
@@ -132,7 +157,6 @@ fn is_behind_query(before: &[TokenWithSpan]) -> bool {
 
 /// `CHANGES FROM VERSION a [INCLUSIVE | EXCLUSIVE] [TO VERSION b [INCLUSIVE | EXCLUSIVE]]`; TIMESTAMP likewise.
 fn spark(tokens: &[TokenWithSpan]) -> Result<Clause> {
-    let span = tokens[0].span;
     let (lower, mut length) = spark_end(tokens, 2)?;
     let name = match (lower.is_time, lower.is_included) {
         (false, true) => "starting_version",
@@ -147,8 +171,8 @@ fn spark(tokens: &[TokenWithSpan]) -> Result<Clause> {
         bounds.push(match (upper.is_time, upper.is_included) {
             (false, true) => ("until_version", upper.value),
             (true, true) => ("until_timestamp", upper.value),
-            (false, false) => ("until_version", version_before(upper.value, span)),
-            (true, false) => ("until_timestamp", time_before(upper.value, span)),
+            (false, false) => ("before_version", upper.value),
+            (true, false) => ("before_timestamp", upper.value),
         });
     }
     if is_word(tokens.get(length), "WITH") {
@@ -192,34 +216,6 @@ fn spark_end(tokens: &[TokenWithSpan], start: usize) -> Result<(SparkEnd, usize)
 /// How many tokens the value of Spark's clause has.
 fn value(tokens: &[TokenWithSpan]) -> Result<usize> {
     value_length(tokens, || "CHANGES FROM … VERSION or TIMESTAMP".into())
-}
-
-/// `(value) - 1`.
-fn version_before(value: Vec<TokenWithSpan>, span: Span) -> Vec<TokenWithSpan> {
-    let mut before = vec![at(Token::LParen, span)];
-    before.extend(value);
-    before.extend([
-        at(Token::RParen, span),
-        at(Token::Minus, span),
-        at(Token::Number("1".into(), false), span),
-    ]);
-    before
-}
-
-/// The last time before a value that is a time or a text: times of commits are microseconds.
-fn time_before(value: Vec<TokenWithSpan>, span: Span) -> Vec<TokenWithSpan> {
-    let text = |text: &str| at(Token::SingleQuotedString(text.into()), span);
-    let mut before = vec![word("arrow_cast", span), at(Token::LParen, span)];
-    before.extend(value);
-    before.extend([
-        at(Token::Comma, span),
-        text("Timestamp(µs, \"UTC\")"),
-        at(Token::RParen, span),
-        at(Token::Minus, span),
-        word("INTERVAL", span),
-        text("1 microsecond"),
-    ]);
-    before
 }
 
 /// `CHANGES(INFORMATION => …) AT(…) [END(…)]`, or with BEFORE.
@@ -280,7 +276,27 @@ fn snowflake_part(
         return Err(misread());
     }
     let value = tokens[4..length - 1].to_vec();
+    if has_outer_comma(&value) {
+        return Err(Error::invalid(format!(
+            "{}(…) of a CHANGES clause takes one option, as in AT(VERSION => 41)",
+            text(0)?.to_uppercase()
+        )));
+    }
     Ok((text(0)?, text(2)?, value, start + length))
+}
+
+/// Whether a comma stands outside of all parentheses and brackets.
+fn has_outer_comma(tokens: &[TokenWithSpan]) -> bool {
+    let mut depth = 0_i32;
+    tokens.iter().any(|token| {
+        match token.token {
+            Token::LParen | Token::LBracket | Token::LBrace => depth += 1,
+            Token::RParen | Token::RBracket | Token::RBrace => depth -= 1,
+            Token::Comma => return depth == 0,
+            _ => {}
+        }
+        false
+    })
 }
 
 #[cfg(test)]
@@ -310,22 +326,40 @@ mod tests {
         );
         check(
             "FROM t changes from version (1 + 1) inclusive to version 5 exclusive AS x",
-            "FROM table_changes ( t , starting_version => ( 1 + 1 ) , until_version => ( 5 ) - 1 ) AS x",
+            "FROM table_changes ( t , starting_version => ( 1 + 1 ) , before_version => 5 ) AS x",
         );
         check(
             "FROM u, t CHANGES FROM TIMESTAMP '2026-01-01' TO TIMESTAMP now() EXCLUSIVE",
-            "FROM u , table_changes ( t , starting_timestamp => '2026-01-01' , until_timestamp => \
-             arrow_cast ( now ( ) , 'Timestamp(µs, \"UTC\")' ) - INTERVAL '1 microsecond' ) AS t",
+            "FROM u , table_changes ( t , starting_timestamp => '2026-01-01' , before_timestamp => now ( ) ) AS t",
         );
         for plain in [
             "SELECT id changes FROM version",
             "SELECT a , id changes FROM version WHERE x",
             "SELECT changes FROM t",
             "SELECT * FROM t AS changes",
+            "SELECT ( id ) changes FROM version x",
+            "SELECT id changes FROM 'file'",
+            "SELECT * FROM t WHERE changes BETWEEN version AND 3",
         ] {
             check(plain, plain);
         }
         check_error("FROM t CHANGES FROM VERSION", "needs a value");
+        check_error("FROM t CHANGES FROM VERSION -", "needs a value");
+        check_error(
+            "FROM t CHANGES FROM VERSION 1 TO VERSION -",
+            "needs a value",
+        );
+        check_error("FROM t CHANGES FROM 3", "write the range as");
+        check_error(
+            "FROM t CHANGES BETWEEN VERSION 1 AND 3",
+            "write the range as",
+        );
+        for behind in ["t AS x", "t x", "(SELECT 1)"] {
+            check_error(
+                &format!("SELECT * FROM {behind} CHANGES FROM VERSION 1"),
+                "right behind the name",
+            );
+        }
         check_error("FROM t CHANGES FROM VERSION 1 TO 5", "needs VERSION n");
         check_error("FROM t CHANGES FROM VERSION 1 WITH (a = b)", "options");
     }
@@ -356,6 +390,10 @@ mod tests {
         check_error(
             "FROM t CHANGES(INFORMATION => DEFAULT) AT(OFFSET => -60)",
             "OFFSET",
+        );
+        check_error(
+            "FROM t CHANGES(INFORMATION => DEFAULT) AT(VERSION => 1, until_version => 2)",
+            "AT(…) of a CHANGES clause takes one option",
         );
         check_error(
             "FROM (SELECT 1) CHANGES(INFORMATION => DEFAULT) AT(VERSION => 2)",

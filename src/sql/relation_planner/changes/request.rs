@@ -5,9 +5,9 @@ use datafusion::common::{DFSchema, ScalarValue, TableReference};
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::planner::RelationPlannerContext;
 
-use crate::change::{COMMIT_VERSION, ChangeBounds, change_columns};
+use crate::change::{BoundKind, COMMIT_VERSION, ChangeBounds, change_columns};
 use crate::error::{Error, Result};
-use crate::sql::arguments::{Arguments, Spelling, bound_of, constant, merge_bounds};
+use crate::sql::arguments::{Arguments, Spelling, bound_of, constant, merge_bounds, refuse_column};
 use crate::sql::changes_table::open_bounds;
 use crate::sql::factory::CHANGE_FILES;
 use crate::sql::functions::bound;
@@ -20,6 +20,8 @@ pub(super) struct Request {
     pub spelling: Spelling,
     /// The bounds, as far as they are constants.
     pub bounds: ChangeBounds,
+    /// What was given as a bound.
+    pub kinds: Vec<BoundKind>,
     /// The bounds that are parameters, as a filter.
     pub late: Option<Expr>,
     pub net: bool,
@@ -43,6 +45,7 @@ impl Request {
         let mut bounds = open_bounds();
         let mut late: Option<Expr> = None;
         for (kind, unit, value) in &arguments.bounds {
+            refuse_column(None, value)?;
             let value = context.sql_to_expr(value.clone(), &DFSchema::empty())?;
             match constant(value.clone(), context.context_provider().options())? {
                 Some(value) => merge_bounds(&mut bounds, *kind, bound_of(&value, *unit)?)?,
@@ -57,15 +60,22 @@ impl Request {
         }
         let net = is_true("net", option(arguments, "net", context)?)?;
         let key = option(arguments, "key", context)?;
-        Ok(Self {
+        let request = Self {
             spelling,
             bounds,
+            kinds: arguments.bounds.iter().map(|(kind, ..)| *kind).collect(),
             late,
             net: net || spelling.is_net(),
             full: is_full(option(arguments, "metadata", context)?)?,
             derive: is_true("derive", option(arguments, "derive", context)?)?,
             key: key.map(key_columns).transpose()?,
-        })
+        };
+        if request.key.is_some() && !request.net && !request.derive {
+            return Err(Error::invalid(format!(
+                "key names the columns that tell rows apart for net changes and for derive => true; {spelling} was asked for neither"
+            )));
+        }
+        Ok(request)
     }
 
     /// Refuses a key that names what is no column of the table.
@@ -122,6 +132,7 @@ fn option(
     let Some(value) = arguments.options.get(name) else {
         return Ok(None);
     };
+    refuse_column(Some(name), value)?;
     let value = context.sql_to_expr(value.clone(), &DFSchema::empty())?;
     match constant(value, context.context_provider().options())? {
         Some(value) => Ok(Some(value)),
@@ -133,15 +144,21 @@ fn option(
 
 /// The columns in `key => 'a, b'`.
 fn key_columns(value: ScalarValue) -> Result<Vec<String>> {
-    match value.try_as_str().flatten() {
-        Some(names) => Ok(names
-            .split(',')
-            .map(|name| name.trim().to_owned())
-            .collect()),
-        None => Err(Error::invalid(format!(
+    let Some(names) = value.try_as_str().flatten() else {
+        return Err(Error::invalid(format!(
             "key => {value}: expected the names of the key's columns, as in key => 'a, b'"
-        ))),
+        )));
+    };
+    let mut columns: Vec<String> = Vec::new();
+    for name in names.split(',').map(str::trim) {
+        if columns.iter().any(|column| column == name) {
+            return Err(Error::invalid(format!(
+                "key => '{names}' names the column {name:?} twice"
+            )));
+        }
+        columns.push(name.to_owned());
     }
+    Ok(columns)
 }
 
 fn is_true(option: &str, value: Option<ScalarValue>) -> Result<bool> {
@@ -155,13 +172,17 @@ fn is_true(option: &str, value: Option<ScalarValue>) -> Result<bool> {
 }
 
 fn is_full(value: Option<ScalarValue>) -> Result<bool> {
-    match value.as_ref().map(|value| value.try_as_str().flatten()) {
-        None => Ok(false),
-        Some(Some(text)) if text.eq_ignore_ascii_case("full") => Ok(true),
-        Some(_) => Err(Error::invalid(
-            "metadata takes 'full', which adds the columns that not every source has; leave it out otherwise",
-        )),
-    }
+    let Some(value) = value else {
+        return Ok(false);
+    };
+    let given = match value.try_as_str().flatten() {
+        Some(text) if text.eq_ignore_ascii_case("full") => return Ok(true),
+        Some(text) => format!("'{text}'"),
+        None => value.to_string(),
+    };
+    Err(Error::invalid(format!(
+        "metadata => {given}: metadata takes 'full', which adds the columns that not every source has; leave it out otherwise"
+    )))
 }
 
 #[cfg(test)]
@@ -177,6 +198,10 @@ mod tests {
         let error = is_true("derive", Some(ScalarValue::from("yes"))).unwrap_err();
         assert_eq!(error.to_string(), "derive => yes: expected true or false");
         assert_eq!(key_columns(ScalarValue::from("a, b")).unwrap(), ["a", "b"]);
+        let error = key_columns(ScalarValue::from("a, a")).unwrap_err();
+        assert!(error.to_string().contains("\"a\" twice"), "{error}");
+        let error = is_full(Some(ScalarValue::from("none"))).unwrap_err();
+        assert!(error.to_string().contains("metadata => 'none'"), "{error}");
     }
 
     #[test]
@@ -189,6 +214,7 @@ mod tests {
             let request = Request {
                 spelling: Spelling::TableChanges,
                 bounds: open_bounds(),
+                kinds: vec![],
                 late: None,
                 net: true,
                 full: false,
