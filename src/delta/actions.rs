@@ -240,12 +240,6 @@ impl Line {
 /// # Errors
 /// [`Error::DamagedLog`] naming the version and the line.
 pub(crate) fn parse_commit(table: &str, version: i64, bytes: &[u8]) -> Result<Vec<Action>> {
-    if bytes.trim_ascii().is_empty() {
-        return Err(Error::DamagedLog {
-            table: table.into(),
-            detail: format!("commit {version} is empty"),
-        });
-    }
     let lines = bytes.split(|byte| *byte == b'\n').enumerate();
     let filled = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
     let parsed = filled.map(|(number, line)| {

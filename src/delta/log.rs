@@ -118,6 +118,12 @@ pub(crate) fn stream_commits(
 ) -> BoxStream<'static, Result<Option<Commit>>> {
     let (rule, name) = (TimeRule::of(snapshot), snapshot.table().name().to_owned());
     let read = move |found: FoundCommit| {
+        if found.bytes.trim_ascii().is_empty() {
+            return Err(Error::DamagedLog {
+                table: name.clone(),
+                detail: format!("commit {} is empty", found.version),
+            });
+        }
         Ok(Commit {
             version: found.version,
             timestamp: found.meta.last_modified.timestamp_millis() * 1000,

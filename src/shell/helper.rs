@@ -375,7 +375,7 @@ mod tests {
         check(
             "SELECT table_ch",
             8,
-            "table_changes( table_changes_by_path(",
+            "table_changes(, table_changes_by_path(",
         );
         check(
             "WHEN NOT MATCHED BY SO",

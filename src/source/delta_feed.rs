@@ -140,7 +140,10 @@ impl DeltaFeed {
     async fn oldest_known(&self, files: &[CommitFile], current: &Snapshot) -> i64 {
         let mut low = oldest_contiguous(files, current.version());
         let mut high = current.version();
-        if self.table.snapshot_at(low).await.is_ok() {
+        let found = read_history(current, low, high, false).await;
+        let never_changed =
+            matches!(&found, Ok(Found::Whole(history)) if history.states.is_empty());
+        if never_changed || self.table.snapshot_at(low).await.is_ok() {
             return low;
         }
         while low < high {

@@ -31,8 +31,7 @@ pub(super) fn net_rows(
     keys: &[String],
 ) -> Result<LogicalPlanBuilder> {
     let mut groups: Vec<Expr> = keys.iter().map(ident).collect();
-    let group = groups.first().cloned().map(one_group);
-    groups.extend(group.map(|group| group.alias(GROUP)));
+    groups.push(one_group(ident(COMMIT_VERSION)).alias(GROUP));
     let rows = rows_of_key(schema, keys).alias(ROWS);
     let by_key = plain(changes)?.aggregate(groups, vec![rows])?;
     let options = UnnestOptions::new().with_null_handling(NullHandling::Drop);

@@ -10,7 +10,8 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
-/// The same value for every row; it takes a column so that it is not folded into a constant, which would not be grouped by.
+/// The same value for every row; it takes a column, one that is not grouped by itself, because the optimizer would leave out what is
+/// constant, or follows from the other group columns.
 pub(super) fn one_group(column: Expr) -> Expr {
     ScalarUDF::from(OneGroup {
         signature: Signature::any(1, Volatility::Immutable),
