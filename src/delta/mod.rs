@@ -1,9 +1,9 @@
 //! Delta tables: reading and writing `_delta_log`, scanning data files. Nothing outside this module touches the log.
 //!
 //! ```text
-//!  DeltaTable ── snapshot() ──> Snapshot ── files() ──> DeltaScan ──> DataSourceExec
+//!  DeltaTable ── snapshot() ──> Snapshot ── files() ──> DeltaScan ────────> DataSourceExec of the files of a version
 //!      │                           └── layout, properties, features
-//!      ├── list_commits / read_commits      (the log as history)
+//!      ├── stream_commits (the log as history) ── Lane ── StreamedScan ──> DataSourceExec of any number of files, in order
 //!      └── Transaction ── commit() ──> the next version, or the winner's
 //! ```
 
