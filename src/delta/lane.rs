@@ -191,8 +191,8 @@ pub(super) struct Window {
     pub files: Vec<Vec<WindowFile>>,
     /// The column by which the lanes are merged, of which each batch has one value.
     pub order: Option<usize>,
-    /// How many others read ahead at the same time.
-    pub readers: usize,
+    /// How many windows are read at the same time.
+    pub partitions: usize,
 }
 
 /// The rows of a window.
@@ -206,8 +206,9 @@ pub(super) fn open_window(
     let Window {
         files,
         order,
-        readers,
+        partitions,
     } = window;
+    let readers = partitions * files.iter().filter(|files| !files.is_empty()).count();
     for (lane, files) in lanes.iter().zip(files) {
         if !files.is_empty() {
             streams.push(lane.open(files, readers, context, metrics)?.boxed());

@@ -184,7 +184,7 @@ fn slices(sizes: &[u64], partitions: usize) -> Vec<Vec<Slice>> {
             partition += 1;
             filled = 0;
         }
-        let piece = (start > 0).then(|| start..*size);
+        let piece = (start > 0).then_some(start..*size);
         shared[partition].push(Slice { file, piece });
         filled += size - start;
         if filled >= share && partition + 1 < partitions {
@@ -267,14 +267,14 @@ impl DataSource for StreamedScan {
             })
             .buffered(WINDOWS_AHEAD)
             .boxed();
-        let readers = self.partitions.len() * self.lanes.len();
+        let partitions = self.partitions.len();
         let rows = prepared
             .map(move |prepared| {
                 let prepared = prepared.map_err(|error| DataFusionError::External(error.into()))?;
                 let window = Window {
                     files: prepared?,
                     order,
-                    readers,
+                    partitions,
                 };
                 open_window(&lanes, window, &context, &metrics)
             })
