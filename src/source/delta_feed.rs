@@ -20,7 +20,7 @@ mod versions;
 
 use std::sync::Arc;
 
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::common::project_schema;
 use datafusion::physical_plan::ExecutionPlan;
@@ -34,12 +34,12 @@ use self::actions::FileChange;
 pub(in crate::source) use self::bounds::version_bounds;
 pub(crate) use self::derive::Derivation;
 use self::derive::{ComparedCommit, plan_compared};
-use self::feed_files::{Expired, FeedScan, changed_rows, context_column, is_of_rows};
+use self::feed_files::{Expired, FeedScan, changed_rows, is_of_rows, relation_schema};
 use self::history::{FeedCommit, Found, Told, read_history};
 use self::preflight::{Preflight, missing_files};
 use self::schema::{check_schemas, compare_rewrites, feed_on_since, first_without_feed, states};
 use super::{ChangeRead, ChangeSource, Clock};
-use crate::change::{Bound, ChangeBounds, ChangeRange, ChangeType, change_schema};
+use crate::change::{Bound, ChangeBounds, ChangeRange, ChangeType};
 use crate::delta::DeltaTable;
 use crate::delta::create::TableDefinition;
 use crate::delta::log::{CommitFile, commit_fingerprint, commit_path, list_commits, version_at};
@@ -228,13 +228,7 @@ impl DeltaFeed {
     }
 
     fn schema_of(&self, snapshot: &Snapshot) -> Result<SchemaRef> {
-        let schema = change_schema(self.table.name(), snapshot.layout().schema())?;
-        if !self.contexts {
-            return Ok(schema);
-        }
-        let fields = schema.fields().iter().cloned();
-        let fields: Vec<FieldRef> = fields.chain(context_column()).collect();
-        Ok(Arc::new(Schema::new(fields)))
+        relation_schema(&self.table, snapshot.layout(), self.contexts)
     }
 
     /// The oldest version from which the log is whole, the feed was never off (or changes are found out) and every file is there.

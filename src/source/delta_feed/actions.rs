@@ -29,6 +29,14 @@ impl FileChange {
         }
     }
 
+    /// Whether the file was only put back as it was.
+    pub(super) fn is_restated(&self) -> bool {
+        match self {
+            Self::Masked(pair) => pair.0.deletion_vector == pair.1.deletion_vector,
+            Self::Added(_) | Self::Removed(_) => false,
+        }
+    }
+
     /// The deletion vectors that tell which of its rows are read.
     pub(super) fn vectors(&self) -> impl Iterator<Item = &DeletionVectorDescriptor> {
         let (old, new) = match self {

@@ -23,13 +23,11 @@ mod compared_files;
 
 use std::sync::Arc;
 
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::common::project_schema;
 use datafusion::physical_plan::ExecutionPlan;
 
 use self::batch_plan::Comparison;
-use super::feed_files::context_column;
-use crate::change::change_schema;
+use super::feed_files::relation_schema;
 use crate::delta::DeltaTable;
 use crate::delta::actions::Add;
 use crate::delta::layout::TableLayout;
@@ -112,16 +110,6 @@ pub(super) async fn plan_compared(
     }
     let wanted = comparison.wanted;
     Ok(Arc::new(SequenceExec::new(plans, wanted, label)))
-}
-
-fn relation_schema(table: &DeltaTable, layout: &TableLayout, contexts: bool) -> Result<SchemaRef> {
-    let schema = change_schema(table.name(), layout.schema())?;
-    if !contexts {
-        return Ok(schema);
-    }
-    let fields = schema.fields().iter().cloned();
-    let fields = fields.chain(context_column());
-    Ok(Arc::new(Schema::new(fields.collect::<Vec<FieldRef>>())))
 }
 
 fn key_columns(

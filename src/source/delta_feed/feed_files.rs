@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::common::ScalarValue;
 use datafusion::datasource::source::DataSourceExec;
@@ -18,7 +18,7 @@ use super::actions::FileChange;
 use super::history::{FeedCommit, Told};
 use crate::change::{
     CHANGE_CONTEXT, CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION, ChangeType, change_columns,
-    metadata_columns,
+    change_schema, metadata_columns,
 };
 use crate::delta::actions::{Add, AddCdcFile, DeletionVectorDescriptor, Remove};
 use crate::delta::layout::TableLayout;
@@ -427,9 +427,24 @@ fn feed_scan(feed: &DeltaFeed, layout: &Arc<TableLayout>, lane: usize) -> DeltaS
 }
 
 /// The column with what is said of a commit's origin.
-pub(super) fn context_column() -> Option<FieldRef> {
+fn context_column() -> Option<FieldRef> {
     let mut columns = metadata_columns().into_iter();
     columns.find(|field| field.name() == CHANGE_CONTEXT)
+}
+
+/// The columns of the changes of a version.
+pub(super) fn relation_schema(
+    table: &DeltaTable,
+    layout: &TableLayout,
+    contexts: bool,
+) -> Result<SchemaRef> {
+    let schema = change_schema(table.name(), layout.schema())?;
+    if !contexts {
+        return Ok(schema);
+    }
+    let fields = schema.fields().iter().cloned();
+    let fields = fields.chain(context_column());
+    Ok(Arc::new(Schema::new(fields.collect::<Vec<FieldRef>>())))
 }
 
 /// Whether a filter is about anything but the commit and the kind of change.

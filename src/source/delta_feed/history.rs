@@ -181,7 +181,7 @@ impl History {
         } else {
             adds.retain(|add| add.data_change);
             let mut changes = pair(adds, removes);
-            changes.retain(|change| !is_unchanged(change));
+            changes.retain(|change| !change.is_restated());
             for change in &mut changes {
                 if let FileChange::Removed(remove) = change {
                     known.complete(remove, version).await?;
@@ -213,14 +213,6 @@ fn keeps_row_ids(commit: &Commit) -> bool {
     let tags = commit.info().and_then(|info| info.tags.as_ref());
     let preserved = tags.and_then(|tags| tags.get("delta.rowTracking.preserved"));
     preserved.is_none_or(|preserved| !preserved.eq_ignore_ascii_case("false"))
-}
-
-/// A file that was put back as it was.
-fn is_unchanged(change: &FileChange) -> bool {
-    match change {
-        FileChange::Masked(pair) => pair.0.deletion_vector == pair.1.deletion_vector,
-        _ => false,
-    }
 }
 
 /// Keeps of a file's statistics only how many rows it has: of a long history all of them would take much room.

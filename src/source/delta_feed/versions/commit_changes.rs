@@ -41,7 +41,7 @@ impl CommitChanges {
         }
         adds.retain(|add| add.data_change);
         let mut files = pair(adds, removes);
-        files.retain(|change| !is_restated(change));
+        files.retain(|change| !change.is_restated());
         if files.is_empty() {
             Self::Nothing
         } else {
@@ -74,25 +74,9 @@ impl CommitChanges {
     }
 }
 
-/// Whether a file was only described anew, its rows being the same.
-fn is_restated(change: &FileChange) -> bool {
-    match change {
-        FileChange::Masked(pair) => pair.0.deletion_vector == pair.1.deletion_vector,
-        FileChange::Added(_) | FileChange::Removed(_) => false,
-    }
-}
-
 fn needed_by(change: &FileChange) -> Vec<NeededFile> {
-    let (path, vectors) = match change {
-        FileChange::Added(add) => (&add.path, [add.deletion_vector.as_ref(), None]),
-        FileChange::Removed(remove) => (&remove.path, [remove.deletion_vector.as_ref(), None]),
-        FileChange::Masked(pair) => {
-            let (remove, add) = pair.as_ref();
-            let vectors = [&remove.deletion_vector, &add.deletion_vector];
-            (&add.path, vectors.map(Option::as_ref))
-        }
-    };
-    let vectors = vectors.into_iter().flatten();
+    let path = change.path().to_owned();
+    let vectors = change.vectors();
     let vectors = vectors.filter(|vector| vector.storage_type != INLINE);
     let vectors = vectors.map(|vector| NeededFile::Vector(path.clone(), vector.clone()));
     std::iter::once(NeededFile::File(path.clone()))
