@@ -15,12 +15,13 @@
 mod place;
 mod process;
 mod scenarios;
-mod store;
+pub(crate) mod store;
 
 use std::path::Path;
 
 use libtest_mimic::{Failed, Trial};
 
+pub(crate) use self::place::copy_files;
 use self::place::{Healthy, Place};
 use self::scenarios::{SCENARIOS, Scenario};
 use self::store::{Fault, Operations};

@@ -1,25 +1,26 @@
-//! Others read what we write: delta-rs and DuckDB see the same rows as alluvial after every statement.
+//! Others read what we write, and we write what others made.
 //!
-//! Each of [`CASES`] is one table. After each statement of its script the table is read by alluvial and by both others,
-//! and for [`WITH_FEED`] its changes by alluvial's `table_changes` and delta-rs' `load_cdf`; `interop/read_back.py`
-//! compares them.
+//! - `interop::written_tables_read_by_others`: each of [`CASES`] is one table. After each statement of its script the table is
+//!   read by alluvial, delta-rs and DuckDB, and for [`WITH_FEED`] its changes by alluvial's `table_changes` and delta-rs'
+//!   `load_cdf`; `interop/read_back.py` compares them.
+//! - `interop::writes::…`, `interop::own_rows::…` ([`writes`], [`own_rows`]): statements on copies of tables that Spark and others
+//!   wrote, with every commit held against the Delta protocol ([`protocol`]).
 //!
-//! The Python is `ALLUVIAL_TEST_PYTHON`, or `python3`, with the packages of `interop/requirements.txt`.
+//! The Python is `ALLUVIAL_TEST_PYTHON`, or `python3`, with the packages of `interop/requirements.txt`. Spark reads and writes
+//! our tables in `interop/spark_writes.py`, a command of its own.
 
-use std::env;
-use std::io::{BufRead, BufReader, Write};
+mod fixture;
+mod own_rows;
+mod protocol;
+mod readers;
+mod writes;
+
+use std::error::Error;
 use std::num::ParseIntError;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use libtest_mimic::{Completion, Failed, Trial};
-use serde::Deserialize;
-use serde_json::{Value, json};
 
-use crate::canonical::{columns, rows};
-use crate::{Answer, Warehouse, package};
-
-const IMPORTS: &str =
-    "import deltalake, duckdb, duckdb_extensions, duckdb_extension_delta, pyarrow";
+use crate::{Answer, Warehouse};
 
 /// Tables with the script that makes and changes each: statements, each followed by a line `-- <n> rows`, the number that
 /// the table has then.
@@ -214,25 +215,23 @@ ALTER TABLE tracked DISABLE CHANGE_TRACKING
 -- 4 rows
 ";
 
-pub(crate) fn trial() -> Trial {
-    Trial::ignorable_test("interop::written_tables_read_by_others", || {
-        let python = env::var("ALLUVIAL_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-        let probe = Command::new(&python).args(["-c", IMPORTS]).output();
-        if !probe.is_ok_and(|output| output.status.success()) {
-            let reason = "lacks the packages of sql-tests/interop/requirements.txt";
-            let skipped = Completion::ignored_with(format!("skipped: {python} {reason}"));
-            return Ok(skipped);
+pub(crate) fn trials() -> Result<Vec<Trial>, Box<dyn Error>> {
+    let read_by_others = Trial::ignorable_test("interop::written_tables_read_by_others", || {
+        if let Some(reason) = readers::missing() {
+            return Ok(Completion::ignored_with(format!("skipped: {reason}")));
         }
-        let mut readers = Readers::start(&python)?;
         for (table, script) in CASES {
-            run_case(table, script, &mut readers)?;
+            run_case(table, script)?;
         }
-        readers.stop()?;
         Ok(Completion::Completed)
-    })
+    });
+    let mut trials = vec![read_by_others];
+    trials.extend(writes::trials());
+    trials.extend(own_rows::trials()?);
+    Ok(trials)
 }
 
-fn run_case(table: &str, script: &str, readers: &mut Readers) -> Result<(), Failed> {
+fn run_case(table: &str, script: &str) -> Result<(), Failed> {
     let warehouse = Warehouse::new()?;
     for (statement, row_count) in steps(script)? {
         let place = |failed: Failed| {
@@ -242,7 +241,7 @@ fn run_case(table: &str, script: &str, readers: &mut Readers) -> Result<(), Fail
         warehouse
             .run(statement)
             .map_err(|error| place(error.into()))?;
-        compare(&warehouse, table, row_count, readers).map_err(place)?;
+        compare(&warehouse, table, row_count).map_err(place)?;
     }
     Ok(())
 }
@@ -256,87 +255,26 @@ fn steps(script: &str) -> Result<Vec<(&str, usize)>, ParseIntError> {
         .collect()
 }
 
-fn compare(
-    warehouse: &Warehouse,
-    table: &str,
-    row_count: usize,
-    readers: &mut Readers,
-) -> Result<(), Failed> {
+fn compare(warehouse: &Warehouse, table: &str, row_count: usize) -> Result<(), Failed> {
     let answer = warehouse.run(&format!("SELECT * FROM \"{table}\""))?;
     let found = answer.row_count();
     if found != row_count {
         return Err(format!("alluvial reads {found} rows, not {row_count}").into());
     }
-    let problems = readers.ask(&request(warehouse, table, &answer)?)?;
+    let changes = changes(warehouse, table)?;
+    let folder = warehouse.table_folder(table);
+    let problems = readers::problems(&folder, &answer, changes.as_ref())?;
     match problems.is_empty() {
         true => Ok(()),
         false => Err(problems.join("\n").into()),
     }
 }
 
-fn request(warehouse: &Warehouse, table: &str, answer: &Answer) -> Result<Value, Failed> {
-    let changes = if WITH_FEED.contains(&table) {
-        let changes = warehouse.run(&format!("SELECT * FROM table_changes('{table}', NULL)"))?;
-        Some(rows(&changes, &columns(&changes))?)
-    } else {
-        None
-    };
-    let columns = columns(answer);
-    Ok(json!({
-        "table": warehouse.table_folder(table),
-        "rows": rows(answer, &columns)?,
-        "columns": columns,
-        "changes": changes,
-    }))
-}
-
-/// The process that runs `read_back.py`, which answers each request with what the readers see otherwise.
-struct Readers {
-    process: Child,
-    requests: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-#[derive(Deserialize)]
-struct Findings {
-    problems: Vec<String>,
-}
-
-impl Readers {
-    fn start(python: &str) -> Result<Self, Failed> {
-        let mut process = Command::new(python)
-            .arg(package().join("sql-tests/interop/read_back.py"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let (Some(requests), Some(answers)) = (process.stdin.take(), process.stdout.take()) else {
-            return Err("read_back.py has no pipes".into());
-        };
-        Ok(Self {
-            process,
-            requests,
-            answers: BufReader::new(answers),
-        })
+/// The changes to compare, where they are.
+fn changes(warehouse: &Warehouse, table: &str) -> Result<Option<Answer>, Failed> {
+    if !WITH_FEED.contains(&table) {
+        return Ok(None);
     }
-
-    fn ask(&mut self, request: &Value) -> Result<Vec<String>, Failed> {
-        writeln!(self.requests, "{request}")?;
-        let mut answer = String::new();
-        if self.answers.read_line(&mut answer)? == 0 {
-            return Err("read_back.py ended before it answered; its error is on stderr".into());
-        }
-        let findings: Findings = serde_json::from_str(&answer)?;
-        Ok(findings.problems)
-    }
-
-    /// Ends the process, whose loop ends with its input.
-    fn stop(self) -> Result<(), Failed> {
-        let mut process = self.process;
-        drop(self.requests);
-        let status = process.wait()?;
-        match status.success() {
-            true => Ok(()),
-            false => Err(format!("read_back.py: {status}").into()),
-        }
-    }
+    let changes = warehouse.run(&format!("SELECT * FROM table_changes('{table}', NULL)"))?;
+    Ok(Some(changes))
 }

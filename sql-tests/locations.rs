@@ -24,6 +24,8 @@ mod sftp;
 mod stores;
 mod versions;
 
+use std::collections::BTreeMap;
+
 use futures::future::BoxFuture;
 use libtest_mimic::{Completion, Failed, Trial};
 
@@ -57,6 +59,33 @@ pub(crate) fn trials() -> Vec<Trial> {
                 .map(|special| trial(special.kind, special.name, special.check)),
         )
         .collect()
+}
+
+/// A folder on the S3 server.
+pub(crate) struct S3Folder {
+    pub url: String,
+    /// What a user gives in OPTIONS to reach it.
+    pub options: BTreeMap<String, String>,
+}
+
+impl S3Folder {
+    /// A new one with these files, each with its name; or why there is no server.
+    pub(crate) fn create(files: Vec<(String, Vec<u8>)>) -> Result<Result<Self, String>, Failed> {
+        let place = match Kind::S3.place()? {
+            Started::Ready(place) => place,
+            Started::Missing(Missing(reason)) => return Ok(Err(reason)),
+        };
+        RUNTIME.block_on(async {
+            for (name, content) in files {
+                place.put(&name, content).await?;
+            }
+            Ok::<_, Failed>(())
+        })?;
+        Ok(Ok(Self {
+            url: place.url().to_owned(),
+            options: place.options,
+        }))
+    }
 }
 
 fn trial(kind: Kind, name: &str, check: Check) -> Trial {

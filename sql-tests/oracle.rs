@@ -106,7 +106,7 @@ pub(crate) fn trials() -> Result<Vec<Trial>, Box<dyn Error>> {
     Ok(cases.into_iter().map(trial).collect())
 }
 
-fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     package().join("sql-tests/interop/spark")
 }
 
@@ -138,7 +138,7 @@ fn check(case: &str) -> Result<(), Failed> {
 }
 
 /// Copies a fixture; where a log has the placeholder of the folder that it lies in, the copy names the real one.
-fn copy(from: &Path, to: &Path, root: &Path) -> io::Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path, root: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;

@@ -4,19 +4,22 @@
 //! slt.rs      <path>.slt                one trial per sqllogictest file below this folder
 //! golden.rs   golden::<what>::<table>   Delta tables by other writers, where ALLUVIAL_GOLDEN names their folder
 //! readme.rs   readme, examples/<file>   the SQL that users copy
-//! interop.rs  interop::…                delta-rs and DuckDB read what we write, where Python has them
+//! interop.rs  interop::…                delta-rs and DuckDB read what we write, where Python has them; we write what others made
 //! faults.rs   faults::…                 syncs whose process is killed, or whose store fails
 //! races.rs    races::…                  sessions that write one target at the same moment
 //! histories.rs histories::…             random changes against a model
 //! locations.rs locations::<kind>::…     files in folders, cloud stores and on SFTP servers
 //! files.rs    files::…                  change-marked files on bad days, and random ones against a model
 //! oracle.rs   oracle::<table>           tables that Spark wrote, and what Spark itself reads of them
+//! merges.rs   merges::…                 random statements against a model
+//! commits.rs  commits::…                statements whose store fails, whose process is killed, or that others race
 //! derive.rs   derive::…                 changes that nobody recorded, against a copy that has recorded them
 //! ```
 //!
 //! Invariants: every trial has a warehouse of its own in a temporary folder, so trials run side by side; no trial writes
 //! anywhere else; a trial that cannot run here says why in its line and counts as ignored, never as passed.
 
+mod commits;
 mod derive;
 mod faults;
 mod files;
@@ -24,6 +27,7 @@ mod golden;
 mod histories;
 mod interop;
 mod locations;
+mod merges;
 mod oracle;
 mod races;
 mod random;
@@ -49,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut trials: Vec<Trial> = slt::trials()?;
     trials.extend(golden::trials()?);
     trials.extend(readme::trials()?);
-    trials.push(interop::trial());
+    trials.extend(interop::trials()?);
     trials.extend(faults::trials());
     trials.extend(races::trials());
     trials.extend(histories::trials());
@@ -58,6 +62,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     trials.extend(tracking::trials());
     trials.extend(derive::trials());
     trials.extend(oracle::trials()?);
+    trials.extend(merges::trials());
+    trials.extend(commits::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit()
 }
 

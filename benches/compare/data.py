@@ -1,20 +1,16 @@
-"""Makes the inputs of the benchmark, once per number of rows.
+"""Rows, Parquet files, Delta logs and DuckLakes, of which the benchmarks make their inputs.
 
-Every contender starts from the same rows in the same order. The two Delta
-tables of the merges, and the feed, share the very same Parquet files by hard
-links: only their logs differ, so no reader gains from a luckier layout.
-
-    python data.py DIR ROWS
-
-A process of its own: the process that starts the contenders must stay small,
-because a child's peak memory is counted from its parent's size.
+Every contender starts from the same rows in the same order. Delta tables with the same rows share the very same Parquet
+files by hard links: only their logs differ, so no reader gains from a luckier layout.
 """
 
 import contextlib
+import datetime
 import json
 import os
 import shutil
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from peers import missing_packages
-
 FILES = 20
 ROW_GROUPS_PER_FILE = 2
 COLOURS = pa.array(["red", "green", "blue", "black"])
 SQL_COLUMNS = "id BIGINT, k INTEGER, v VARCHAR, w DOUBLE, c VARCHAR, z BIGINT"
 DELTA_TYPES = {"id": "long", "k": "integer", "v": "string", "w": "double", "c": "string", "z": "long"}
+
+# Delta's default
+COLUMNS_WITH_STATISTICS = 32
 
 PLAIN_PROTOCOL = {"minReaderVersion": 1, "minWriterVersion": 2}
 FEED_PROTOCOL = {"minReaderVersion": 1, "minWriterVersion": 4}
@@ -40,26 +37,6 @@ DV_PROTOCOL = {
 }
 FEED_ON = {"delta.enableChangeDataFeed": "true"}
 DV_ON = {"delta.enableDeletionVectors": "true"}
-
-
-def main(folder: Path, rows: int) -> None:
-    """Makes whatever is missing below `folder`; a second run makes nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    once(folder / "files", lambda to: write_files(to, rows))
-    files = sorted((folder / "files").iterdir())
-    once(folder / "target-dv", lambda to: write_table(to, DV_PROTOCOL, DV_ON, [files]))
-    once(folder / "target", lambda to: write_table(to, PLAIN_PROTOCOL, {}, [files]))
-    once(folder / "feed", lambda to: write_table(to, FEED_PROTOCOL, FEED_ON, [files]))
-    commits = rows // 2000
-    once(folder / "commit-files", lambda to: write_one_row_files(to, commits))
-    singles = sorted((folder / "commit-files").iterdir())
-    one_each = [[file] for file in singles]
-    once(folder / "commits", lambda to: write_table(to, FEED_PROTOCOL, FEED_ON, one_each))
-    if not missing_packages("DuckLake"):
-        once(folder / "home", install_ducklake)
-        once(folder / "lake", lambda to: write_lake(to, files))
-        once(folder / "lake-commits", lambda to: write_lake_of_one_row_inserts(to, commits))
-    once(folder / "changes", lambda to: write_changes(to, rows, commits))
 
 
 def once(path: Path, make) -> None:
@@ -132,21 +109,6 @@ def write_one_row_files(to: Path, commits: int) -> None:
 
 # ---- changes
 
-def write_changes(to: Path, rows: int, commits: int) -> None:
-    """The sources of the merges, and in `expected.json` what each case must answer."""
-    picks = {
-        "sparse": pick(0, rows, rows // 1000),
-        "tail": pick(rows - rows // 20, rows, rows // 1000),
-        "dense": pick(0, rows, rows // 10),
-    }
-    expected = {"feed": [rows, rows * (rows - 1), 18], "commits": [commits, commits * (commits - 1), 18]}
-    for case, numbers in picks.items():
-        changes = change_rows(numbers)
-        pq.write_table(changes, to / f"{case}.parquet")
-        expected[case] = state_after(rows, numbers, changes)
-    (to / "expected.json").write_text(json.dumps(expected))
-
-
 def pick(first: int, end: int, count: int) -> np.ndarray:
     """`count` row numbers, evenly spread, in an order that says nothing about the key."""
     numbers = first + np.arange(count) * (end - first) // count
@@ -159,19 +121,6 @@ def change_rows(numbers: np.ndarray) -> pa.Table:
     ops = np.where(turn == 0, "d", np.where(turn == 9, "i", "u"))
     ids = 2 * numbers + (ops == "i")
     return rows_of(ids, 1000 + numbers % 7, "b-").append_column("op", pa.array(ops))
-
-
-def state_after(rows: int, numbers: np.ndarray, changes: pa.Table) -> list[int]:
-    """Count, sum(id), sum(k) and the number of changed rows after the merge, without any engine."""
-    ops, ids, k = (changes[name].to_numpy() for name in ("op", "id", "k"))
-    delete, insert = ops == "d", ops == "i"
-    before_k = int((np.arange(rows) % 1000).sum())
-    return [
-        rows + int(insert.sum()) - int(delete.sum()),
-        rows * (rows - 1) + int(ids[insert].sum()) - int(ids[delete].sum()),
-        before_k - int((numbers % 1000)[~insert].sum()) + int(k[~delete].sum()),
-        int((~delete).sum()),
-    ]
 
 
 # ---- Delta
@@ -194,27 +143,26 @@ def write_commit(log: Path, version: int, operation: str, actions: list[dict]) -
     (log / f"{version:020}.json").write_text("\n".join(lines) + "\n")
 
 
-def metadata(properties: dict) -> dict:
+def metadata(properties: dict, types: dict[str, str] = DELTA_TYPES, partitions: tuple[str, ...] = ()) -> dict:
     """The `metaData` action."""
-    fields = [
-        {"name": name, "type": kind, "nullable": True, "metadata": {}} for name, kind in DELTA_TYPES.items()
-    ]
+    fields = [{"name": name, "type": kind, "nullable": True, "metadata": {}} for name, kind in types.items()]
     return {
         "id": "5f3c1f0e-0b0a-4c57-9a55-8d7a3f1f2c11",
         "format": {"provider": "parquet", "options": {}},
         "schemaString": json.dumps({"type": "struct", "fields": fields}),
-        "partitionColumns": [],
+        "partitionColumns": list(partitions),
         "configuration": properties,
         "createdTime": 1_700_000_000_000,
     }
 
 
-def add_action(file: Path) -> dict:
-    """The `add` action with full statistics, as every contender's own writer would leave it."""
-    table = pq.read_table(file)
-    ranges = {name: pc.min_max(table[name]).as_py() for name in table.column_names}
+def add_action(file: Path, rows: pa.Table | None = None) -> dict:
+    """The `add` action with the statistics that every contender's own writer would leave."""
+    rows = pq.read_table(file) if rows is None else rows
+    names = rows.column_names[:COLUMNS_WITH_STATISTICS]
+    ranges = {name: pc.min_max(rows[name]).as_py() for name in names}
     stats = {
-        "numRecords": table.num_rows,
+        "numRecords": rows.num_rows,
         "minValues": {name: value["min"] for name, value in ranges.items()},
         "maxValues": {name: value["max"] for name, value in ranges.items()},
         "nullCount": {name: 0 for name in ranges},
@@ -225,8 +173,19 @@ def add_action(file: Path) -> dict:
         "size": file.stat().st_size,
         "modificationTime": 1_700_000_000_000,
         "dataChange": True,
-        "stats": json.dumps(stats),
+        "stats": json.dumps(stats, default=statistic),
     }
+
+
+def statistic(value: Decimal | datetime.date) -> float | str:
+    """A minimum or maximum that JSON has no type for."""
+    return float(value) if isinstance(value, Decimal) else value.isoformat()
+
+
+def delta_types(schema: pa.Schema) -> dict[str, str]:
+    """Delta's names of the types of columns."""
+    names = {pa.int64(): "long", pa.int32(): "integer", pa.string(): "string", pa.float64(): "double", pa.date32(): "date"}
+    return {column.name: names.get(column.type) or f"decimal({column.type.precision},{column.type.scale})" for column in schema}
 
 
 # ---- DuckLake
@@ -240,32 +199,22 @@ def install_ducklake(home: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_lake(to: Path, home: Path):
+def empty_lake(to: Path, home: Path):
     """A connection to a new catalog in `to`; its data path is relative, so that copies of the folder work."""
     os.environ["HOME"] = str(home)
     import duckdb
 
     with contextlib.chdir(to), duckdb.connect() as connection:
+        connection.execute("SET enable_progress_bar = false")
         connection.execute("LOAD ducklake")
         connection.execute("ATTACH 'ducklake:lake.ducklake' AS lake (DATA_PATH 'data')")
-        connection.execute(f"CREATE TABLE lake.target ({SQL_COLUMNS})")
         yield connection
         connection.execute("DETACH lake")
 
 
-def write_lake(to: Path, files: list[Path]) -> None:
-    """The target's rows, one insert and one snapshot per file, in key order."""
-    with new_lake(to, to.parent / "home") as connection:
-        for file in files:
-            connection.execute("INSERT INTO lake.target FROM read_parquet(?) ORDER BY id", [str(file)])
-
-
-def write_lake_of_one_row_inserts(to: Path, commits: int) -> None:
-    """One snapshot per row. DuckLake keeps so small an insert in its catalog: that is its answer to the case."""
-    with new_lake(to, to.parent / "home") as connection:
-        for row in target_rows(0, commits).to_pylist():
-            connection.execute("INSERT INTO lake.target VALUES (?, ?, ?, ?, ?, ?)", list(row.values()))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+@contextlib.contextmanager
+def new_lake(to: Path, home: Path):
+    """The same with an empty target."""
+    with empty_lake(to, home) as connection:
+        connection.execute(f"CREATE TABLE lake.target ({SQL_COLUMNS})")
+        yield connection

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from files import HEADER, Bench, Done, Line, Shell, check_same, finish, make
-from peers import alluvial_sql, merge_sql, missing_packages
+from merge_cases import UPSERT
+from peers import external_table, missing_packages
 
 MERGES, CHANGES_PER_MERGE, ROWS_PER_CHANGE = 20, 10_000, 1_000
 SHORT_HISTORY, LONG_HISTORY, LAST = 5_000, 50_000, 100
@@ -330,7 +331,7 @@ def write_fed(to: Path, binary: Path, commits: list[list[Path]], merges: list[Pa
     data.write_table(to / "warehouse", protocol, properties, commits)
     shell = Shell(binary, to)
     for changes in merges:
-        shell.run(alluvial_sql("merge", str(changes)))
+        shell.run(external_table("changes", changes), UPSERT.sql)
 
 
 def write_expected(to: Path, rows: int, merges: list[Path]) -> None:
@@ -403,7 +404,7 @@ def write_lake(to: Path, files: list[Path], merges: list[Path], delete: str | No
             connection.execute(f"CREATE OR REPLACE TEMP VIEW changes AS FROM read_parquet('{changes}')")
             connection.execute("BEGIN")
             connection.execute("DELETE FROM target WHERE id IN (SELECT id FROM changes WHERE op = 'd')")
-            connection.execute(merge_sql())
+            connection.execute(UPSERT.merge([]))
             connection.execute("COMMIT")
         if delete:
             connection.execute(f"DELETE FROM target WHERE {delete}")

@@ -1,26 +1,28 @@
-"""What each contender is asked to do, and the peers that run in Python.
+"""How each peer runs a case; Alluvial's shell is run by compare.py.
 
-    python peers.py PEER ACTION [CHANGES]
+    python peers.py PEER run|check CASE SCALE [CHANGES]
 
-runs one action in the current folder and prints `{"seconds": …, "answer": […]}`.
-The clock starts after the packages and extensions are loaded and before the
-table is opened: Alluvial pays for opening its table too.
+does one thing in the current folder and prints `{"seconds": …, "answer": […]}`. The clock starts after the packages and
+extensions are loaded and before the table is opened: Alluvial pays for opening its table too.
 """
 
 import importlib.util
 import json
+import os
 import sys
 import time
+from pathlib import Path
+
+from merge_cases import Case, cases
+from statements import Insert, Merge, Statement, Update
 
 PACKAGES = {
-    "data": ["numpy", "pyarrow"],
+    "data": ["numpy", "pyarrow", "duckdb", "deltalake"],
     "delta-rs": ["deltalake", "pyarrow"],
     "DuckLake": ["duckdb", "duckdb_extensions", "duckdb_extension_ducklake"],
+    "Spark": ["pyspark", "delta"],
 }
-CHECK = "SELECT count(*), sum(id), sum(k), count(*) FILTER (WHERE v LIKE 'b-%') FROM target"
-READ = "SELECT count(*), sum(id), max(length(v)) FROM {changes}"
-DELETE_CLAUSE = "WHEN MATCHED AND changes.op = 'd' THEN DELETE"
-ASSIGNED = ("k", "v", "w", "c", "z")
+DELTA_SPARK = "io.delta:delta-spark_2.13:4.0.1"
 
 
 def missing_packages(use: str) -> list[str]:
@@ -28,26 +30,9 @@ def missing_packages(use: str) -> list[str]:
     return [name for name in PACKAGES[use] if not importlib.util.find_spec(name)]
 
 
-def merge_sql(*first_clauses: str) -> str:
-    """The merge, with these clauses before the update."""
-    assignments = ", ".join(f"{name} = changes.{name}" for name in ASSIGNED)
-    values = ", ".join(f"changes.{name}" for name in ("id", *ASSIGNED))
-    return " ".join([
-        "MERGE INTO target USING changes ON target.id = changes.id",
-        *first_clauses,
-        f"WHEN MATCHED THEN UPDATE SET {assignments}",
-        f"WHEN NOT MATCHED AND changes.op <> 'd' THEN INSERT (id, {', '.join(ASSIGNED)}) VALUES ({values})",
-    ])
-
-
-def alluvial_sql(action: str, changes: str = "") -> str:
-    """The script that does `action` in Alluvial's shell."""
-    if action == "merge":
-        source = f"CREATE EXTERNAL TABLE changes STORED AS PARQUET LOCATION '{changes}'"
-        return f"{source}; {merge_sql(DELETE_CLAUSE)};"
-    if action == "read":
-        return READ.format(changes="table_changes('target', 0)") + ";"
-    return CHECK + ";"
+def external_table(name: str, file: Path | str) -> str:
+    """A source of a statement as a table of Alluvial's shell."""
+    return f"CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{file}'"
 
 
 class DeltaRs:
@@ -56,49 +41,50 @@ class DeltaRs:
     def __init__(self) -> None:
         import deltalake
         import pyarrow
-        import pyarrow.compute
         import pyarrow.parquet
 
         self.deltalake, self.pyarrow = deltalake, pyarrow
 
-    def merge(self, changes: str) -> None:
+    def run(self, case: Case, changes: Path) -> None:
+        """All statements."""
+        for statement in case.statements:
+            self.execute(statement, changes)
+
+    def execute(self, statement: Statement, changes: Path) -> None:
+        """One statement."""
+        if isinstance(statement, Merge):
+            self.merge(statement, changes)
+        elif isinstance(statement, Insert):
+            self.deltalake.write_deltalake(statement.table, self.source(statement, changes), mode="append")
+        elif isinstance(statement, Update):
+            table = self.deltalake.DeltaTable(statement.table)
+            table.update(updates={statement.column: statement.value}, predicate=statement.when)
+
+    def source(self, statement: Insert | Merge, changes: Path):
+        """The rows of the statement's source."""
+        return self.pyarrow.parquet.read_table(changes / f"{statement.source}.parquet")
+
+    def merge(self, merge: Merge, changes: Path) -> None:
         """`streamed_exec=False` lets delta-rs skip files by the source's keys: off, the last 5 % reads everything."""
-        assignments = {name: f"changes.{name}" for name in ASSIGNED}
-        (
-            self.deltalake.DeltaTable("target")
-            .merge(
-                source=self.pyarrow.parquet.read_table(changes),
-                predicate="target.id = changes.id",
-                source_alias="changes",
-                target_alias="target",
-                streamed_exec=False,
-            )
-            .when_matched_delete(predicate="changes.op = 'd'")
-            .when_matched_update(updates=assignments)
-            .when_not_matched_insert(updates={"id": "changes.id", **assignments}, predicate="changes.op <> 'd'")
-            .execute()
-        )
+        builder = self.deltalake.DeltaTable(merge.table).merge(
+            source=self.source(merge, changes), predicate=merge.condition, source_alias=merge.source,
+            target_alias=merge.table, streamed_exec=False)
+        if merge.delete_when is not None:
+            builder = builder.when_matched_delete(predicate=merge.delete_when or None)
+        if merge.deletes_by_source:
+            builder = builder.when_not_matched_by_source_delete()
+        if merge.update:
+            builder = builder.when_matched_update(updates=merge.assignments, predicate=merge.update_when or None)
+        if merge.insert_when is not None:
+            builder = builder.when_not_matched_insert(updates=merge.values, predicate=merge.insert_when or None)
+        builder.execute()
 
-    def read(self) -> list[int]:
-        """Only the two columns of the query are asked for, as a SQL engine would.
-
-        The cast is there because pyarrow cannot measure the string views that delta-rs returns.
-        """
-        table = self.deltalake.DeltaTable("target")
-        compute = self.pyarrow.compute
-        count, total, longest = 0, 0, 0
-        stream = table.load_cdf(starting_version=1, columns=["id", "v"])
-        for batch in self.pyarrow.RecordBatchReader.from_stream(stream):
-            count += batch.num_rows
-            total += compute.sum(batch["id"]).as_py() or 0
-            lengths = compute.utf8_length(batch["v"].cast(self.pyarrow.string()))
-            longest = max(longest, compute.max(lengths).as_py() or 0)
-        return [count, total, longest]
-
-    def check(self) -> list[int]:
-        """The merged table by delta-rs' own query engine."""
-        query = self.deltalake.QueryBuilder().register("target", self.deltalake.DeltaTable("target"))
-        rows = self.pyarrow.table(query.execute(CHECK).read_all()).to_pylist()
+    def check(self, case: Case) -> list:
+        """The tables by delta-rs' own query engine."""
+        query = self.deltalake.QueryBuilder()
+        for table in sorted({statement.table for statement in case.statements}):
+            query = query.register(table, self.deltalake.DeltaTable(table))
+        rows = self.pyarrow.table(query.execute(case.check).read_all()).to_pylist()
         return list(rows[0].values())
 
 
@@ -109,6 +95,7 @@ class DuckLake:
         import duckdb
 
         self.connection = duckdb.connect()
+        self.connection.execute("SET enable_progress_bar = false")
         self.connection.execute("LOAD ducklake")
 
     def attach(self) -> None:
@@ -116,38 +103,64 @@ class DuckLake:
         self.connection.execute("ATTACH 'ducklake:lake.ducklake' AS lake (DATA_PATH 'data')")
         self.connection.execute("USE lake")
 
-    def merge(self, changes: str) -> None:
-        """A DELETE and a MERGE in one transaction: DuckLake refuses a MERGE that both updates and deletes."""
+    def run(self, case: Case, changes: Path) -> None:
+        """All statements in one transaction; DuckLake refuses a MERGE that both updates and deletes."""
         self.attach()
-        self.connection.execute(f"CREATE TEMP VIEW changes AS FROM read_parquet('{changes}')")
+        for name in case.sources:
+            self.connection.execute(f"CREATE TEMP VIEW {name} AS FROM read_parquet('{changes / name}.parquet')")
         self.connection.execute("BEGIN")
-        self.connection.execute("DELETE FROM target WHERE id IN (SELECT id FROM changes WHERE op = 'd')")
-        self.connection.execute(merge_sql())
+        for statement in case.statements:
+            for sql in statement.sql_in_two:
+                self.connection.execute(sql)
         self.connection.execute("COMMIT")
 
-    def read(self) -> list[int]:
-        """`table_changes`, not `table_insertions`: the reader of a feed cannot know that all are inserts."""
+    def check(self, case: Case) -> list:
+        """The tables by DuckDB."""
         self.attach()
-        (last,) = self.connection.execute("FROM ducklake_current_snapshot('lake')").fetchone()
-        query = READ.format(changes=f"ducklake_table_changes('lake', 'main', 'target', 0, {last})")
-        return list(self.connection.execute(query).fetchone())
-
-    def check(self) -> list[int]:
-        """The merged table by DuckDB."""
-        self.attach()
-        return list(self.connection.execute(CHECK).fetchone())
+        return list(self.connection.execute(case.check).fetchone())
 
 
-PEERS = {"delta-rs": DeltaRs, "DuckLake": DuckLake}
+class Spark:
+    """Spark with Delta, in a session that has begun but has not compiled anything yet."""
+
+    def __init__(self) -> None:
+        from pyspark.sql import SparkSession
+
+        settings = {
+            "spark.driver.memory": "4g",
+            "spark.ui.enabled": "false",
+            "spark.jars.packages": DELTA_SPARK,
+            "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+            "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+            "spark.sql.shuffle.partitions": str(os.cpu_count()),
+            "spark.sql.session.timeZone": "UTC",
+        }
+        builder = SparkSession.builder.master("local[*]")
+        for name, value in settings.items():
+            builder = builder.config(name, value)
+        self.session = builder.getOrCreate()
+        self.session.sparkContext.setLogLevel("OFF")
+
+    def run(self, case: Case, changes: Path) -> None:
+        """The statements as Alluvial runs them."""
+        for table in sorted({statement.table for statement in case.statements}):
+            self.session.sql(f"CREATE TABLE {table} USING delta LOCATION '{Path(table).resolve()}'")
+        for name in case.sources:
+            self.session.read.parquet(str(changes / f"{name}.parquet")).createOrReplaceTempView(name)
+        for statement in case.statements:
+            self.session.sql(statement.sql).collect()
 
 
-def main(name: str, action: str, *arguments: str) -> None:
+PEERS = {"delta-rs": DeltaRs, "DuckLake": DuckLake, "Spark": Spark}
+
+
+def main(name: str, action: str, case: str, scale: str, *arguments: str) -> None:
     """Runs one action; only the work on the table is timed, not the start of Python."""
-    peer = PEERS[name]()
+    peer, case = PEERS[name](), cases(float(scale))[case]
     start = time.perf_counter()
-    answer = getattr(peer, action)(*arguments)
+    answer = getattr(peer, action)(case, *map(Path, arguments))
     seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "answer": answer}, default=int))
+    print(json.dumps({"seconds": seconds, "answer": list(map(str, answer or []))}))
 
 
 if __name__ == "__main__":

@@ -112,7 +112,8 @@ impl Place {
     }
 }
 
-fn copy_files(from: &Path, to: &Path) -> Result<(), Failed> {
+/// Copies a folder with all that is in it.
+pub(crate) fn copy_files(from: &Path, to: &Path) -> Result<(), Failed> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;

@@ -8,10 +8,12 @@
 //! A store belongs to the process that ran on its host when the session opened the table. A process that has been killed stays
 //! dead, whatever its tasks still try, while the next process on that host works on the same folder.
 
+mod life;
+
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
 use std::path::Path as Folder;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, Once};
 
 use async_trait::async_trait;
 use deltalake::logstore::{
@@ -24,86 +26,26 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-    RenameOptions, Result,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, RenameOptions, Result, UploadPart,
 };
-use tokio::sync::Notify;
 use url::Url;
+
+use self::life::{Fate, lock, no_answer};
+pub(crate) use self::life::{Fault, Kind, Operations, Process, Trouble};
 
 /// The scheme of such stores.
 const SCHEME: &str = "fault://";
-
-/// What goes wrong in a process, counted from when it is armed; operations and writes are numbered from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// Nothing.
-    None,
-    /// It is killed before this operation does anything.
-    KilledBefore(usize),
-    /// It is killed before this write does anything.
-    KilledBeforeWrite(usize),
-    /// It is killed once this write has been done, and before it is told so.
-    KilledAfterWrite(usize),
-    /// It stops before this operation, until it is told to go on.
-    StoppedBefore(usize),
-    /// This write is done, but its answer and those of so many operations after it are lost; then the store is back.
-    Outage {
-        /// The write.
-        write: usize,
-        /// How many operations after it fail.
-        lost: usize,
-    },
-}
-
-/// How many operations there have been, and how many of them were writes.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Operations {
-    pub all: usize,
-    pub writes: usize,
-}
-
-/// One life of a host.
-#[derive(Debug)]
-pub(super) struct Process {
-    state: Mutex<State>,
-    stopped: Notify,
-    goes_on: Notify,
-}
-
-#[derive(Debug)]
-struct State {
-    fault: Fault,
-    done: Operations,
-    /// The number of the operation that the fault hit.
-    hit: Option<usize>,
-}
-
-/// What becomes of an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Works,
-    WorksUnanswered,
-    Waits,
-    Fails,
-}
 
 /// Each host as the process sees it that runs there now.
 static HOSTS: LazyLock<Mutex<HashMap<String, FaultStore>>> = LazyLock::new(Mutex::default);
 
 impl Process {
     /// Begins to run on `host`, whose files are in `folder`. The process before it is no longer known by the host's name.
-    pub(super) fn start(host: &str, folder: &Folder) -> Result<Arc<Self>> {
+    pub(crate) fn start(host: &str, folder: &Folder) -> Result<Arc<Self>> {
         register_scheme();
-        let process = Arc::new(Self {
-            state: Mutex::new(State {
-                fault: Fault::None,
-                done: Operations::default(),
-                hit: None,
-            }),
-            stopped: Notify::new(),
-            goes_on: Notify::new(),
-        });
+        let process = Self::new();
         let store = FaultStore {
             process: Arc::clone(&process),
             folder: LocalFileSystem::new_with_prefix(folder)?,
@@ -111,91 +53,6 @@ impl Process {
         lock(&HOSTS).insert(host.to_owned(), store);
         Ok(process)
     }
-
-    /// Counts anew, and lets `fault` happen.
-    pub(super) fn arm(&self, fault: Fault) {
-        *lock(&self.state) = State {
-            fault,
-            done: Operations::default(),
-            hit: None,
-        };
-    }
-
-    /// What has been counted.
-    pub(super) fn operations(&self) -> Operations {
-        lock(&self.state).done
-    }
-
-    /// Whether the fault has happened.
-    pub(super) fn was_hit(&self) -> bool {
-        lock(&self.state).hit.is_some()
-    }
-
-    /// Says that there is nothing more to come, in case it should have stopped later.
-    pub(super) fn end(&self) {
-        self.stopped.notify_one();
-    }
-
-    /// Waits until it has stopped, or ended.
-    pub(super) async fn wait_for_stop(&self) {
-        self.stopped.notified().await;
-    }
-
-    /// Lets it go on.
-    pub(super) fn go_on(&self) {
-        self.goes_on.notify_one();
-    }
-
-    fn admit(&self, is_write: bool) -> Fate {
-        let mut state = lock(&self.state);
-        state.done.all += 1;
-        state.done.writes += usize::from(is_write);
-        let (operation, write) = (state.done.all, is_write.then_some(state.done.writes));
-        if let Some(hit) = state.hit {
-            return match state.fault {
-                Fault::Outage { lost, .. } if operation > hit + lost => Fate::Works,
-                Fault::StoppedBefore(_) => Fate::Works,
-                _ => Fate::Fails,
-            };
-        }
-        let fate = match state.fault {
-            Fault::KilledBefore(number) if operation == number => Fate::Fails,
-            Fault::StoppedBefore(number) if operation == number => Fate::Waits,
-            Fault::KilledBeforeWrite(number) if write == Some(number) => Fate::Fails,
-            Fault::KilledAfterWrite(number) if write == Some(number) => Fate::WorksUnanswered,
-            Fault::Outage { write: number, .. } if write == Some(number) => Fate::WorksUnanswered,
-            _ => return Fate::Works,
-        };
-        state.hit = Some(operation);
-        fate
-    }
-
-    async fn perform<T>(
-        &self,
-        is_write: bool,
-        operation: impl Future<Output = Result<T>> + Send,
-    ) -> Result<T> {
-        match self.admit(is_write) {
-            Fate::Works => return operation.await,
-            Fate::Waits => {
-                self.stopped.notify_one();
-                self.goes_on.notified().await;
-                return operation.await;
-            }
-            Fate::WorksUnanswered => {
-                let _ = operation.await;
-            }
-            Fate::Fails => {}
-        }
-        Err(Error::Generic {
-            store: "fault",
-            source: "no answer".into(),
-        })
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Teaches deltalake the scheme, once.
@@ -266,16 +123,6 @@ impl Display for FaultStore {
     }
 }
 
-impl FaultStore {
-    async fn read<T>(&self, operation: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        self.process.perform(false, operation).await
-    }
-
-    async fn write<T>(&self, operation: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        self.process.perform(true, operation).await
-    }
-}
-
 #[async_trait]
 impl ObjectStore for FaultStore {
     async fn put_opts(
@@ -284,8 +131,20 @@ impl ObjectStore for FaultStore {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
-        self.write(self.folder.put_opts(location, payload, options))
-            .await
+        let fate = self.process.admit(Kind::Put, Some(location));
+        match fate {
+            Fate::WorksTwice => {
+                // the client has given up waiting for the first answer
+                let first = self
+                    .folder
+                    .put_opts(location, payload.clone(), options.clone());
+                let _ = first.await;
+            }
+            Fate::WorksLate => return self.put_late(location, payload, options).await,
+            _ => {}
+        }
+        let put = self.folder.put_opts(location, payload, options);
+        self.process.meet(fate, put).await
     }
 
     async fn put_multipart_opts(
@@ -294,17 +153,22 @@ impl ObjectStore for FaultStore {
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         // the folder shows nothing of an upload before it is complete
-        let upload = self
-            .read(self.folder.put_multipart_opts(location, options))
-            .await?;
+        let begun = self.folder.put_multipart_opts(location, options);
+        let upload = self.process.perform(Kind::Part, None, begun).await?;
         Ok(Box::new(FaultUpload {
             process: Arc::clone(&self.process),
+            location: location.clone(),
             upload,
         }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.read(self.folder.get_opts(location, options)).await
+        let fate = self.process.admit(Kind::Get, Some(location));
+        let get = self.folder.get_opts(location, options);
+        match fate {
+            Fate::WorksUnanswered => cut(get.await?).await,
+            _ => self.process.meet(fate, get).await,
+        }
     }
 
     fn delete_stream(
@@ -315,7 +179,9 @@ impl ObjectStore for FaultStore {
         let deleted = locations.and_then(move |path| {
             let store = store.clone();
             async move {
-                store.write(store.folder.delete(&path)).await?;
+                let delete = store.folder.delete(&path);
+                let deleted = store.process.perform(Kind::Delete, Some(&path), delete);
+                deleted.await?;
                 Ok(path)
             }
         });
@@ -326,7 +192,8 @@ impl ObjectStore for FaultStore {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let (store, found) = (self.clone(), self.folder.list(prefix));
         let listed = async move {
-            let mut found: Vec<ObjectMeta> = store.read(found.try_collect()).await?;
+            let list = store.process.perform(Kind::List, None, found.try_collect());
+            let mut found: Vec<ObjectMeta> = list.await?;
             found.sort_by(|left, right| left.location.cmp(&right.location));
             Ok::<_, Error>(stream::iter(found.into_iter().map(Ok)))
         };
@@ -334,37 +201,80 @@ impl ObjectStore for FaultStore {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.read(self.folder.list_with_delimiter(prefix)).await
+        let list = self.folder.list_with_delimiter(prefix);
+        self.process.perform(Kind::List, None, list).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.write(self.folder.copy_opts(from, to, options)).await
+        let copy = self.folder.copy_opts(from, to, options);
+        self.process.perform(Kind::Put, Some(to), copy).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.write(self.folder.rename_opts(from, to, options)).await
+        let rename = self.folder.rename_opts(from, to, options);
+        self.process.perform(Kind::Put, Some(to), rename).await
     }
+}
+
+impl FaultStore {
+    /// Puts once the process is told to go on, and then says that the process has ended.
+    async fn put_late(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        let (store, location) = (self.clone(), location.clone());
+        let put = tokio::spawn(async move {
+            store.process.stop().await;
+            let result = store.folder.put_opts(&location, payload, options).await;
+            store.process.end();
+            result
+        });
+        put.await?
+    }
+}
+
+/// An answer that breaks off in the middle.
+async fn cut(found: GetResult) -> Result<GetResult> {
+    let (meta, range) = (found.meta.clone(), found.range.clone());
+    let attributes = found.attributes.clone();
+    let bytes = found.bytes().await?;
+    let half = bytes.slice(..bytes.len() / 2);
+    let parts = stream::iter([Ok(half), Err(no_answer())]);
+    Ok(GetResult {
+        payload: GetResultPayload::Stream(parts.boxed()),
+        meta,
+        range,
+        attributes,
+    })
 }
 
 /// An upload in parts, which takes effect when it is complete.
 #[derive(Debug)]
 struct FaultUpload {
     process: Arc<Process>,
+    location: Path,
     upload: Box<dyn MultipartUpload>,
 }
 
 #[async_trait]
 impl MultipartUpload for FaultUpload {
-    fn put_part(&mut self, data: PutPayload) -> object_store::UploadPart {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
         let (process, part) = (Arc::clone(&self.process), self.upload.put_part(data));
-        Box::pin(async move { process.perform(false, part).await })
+        Box::pin(async move { process.perform(Kind::Part, None, part).await })
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        self.process.perform(true, self.upload.complete()).await
+        let complete = self.upload.complete();
+        let performed = self
+            .process
+            .perform(Kind::Put, Some(&self.location), complete);
+        performed.await
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.process.perform(false, self.upload.abort()).await
+        let abort = self.upload.abort();
+        self.process.perform(Kind::Part, None, abort).await
     }
 }

@@ -28,6 +28,7 @@ import tempfile
 from pathlib import Path
 
 import spark_columns  # noqa: F401
+import spark_features  # noqa: F401
 import spark_files  # noqa: F401
 import spark_logs  # noqa: F401
 from spark_histories import WITHOUT_FEED

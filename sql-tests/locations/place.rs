@@ -188,6 +188,11 @@ impl Place {
         }
     }
 
+    /// Its URL as a user writes it.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Whether it is a folder of this machine.
     pub(super) fn is_local(&self) -> bool {
         self.kind == Kind::Local

@@ -36,7 +36,7 @@ pub(crate) fn comparable(array: &ArrayRef) -> Result<ArrayRef> {
 }
 
 /// Compares two arrays value by value.
-pub(super) fn distinct_values(left: &ArrayRef, right: &ArrayRef) -> Result<BooleanArray> {
+pub(crate) fn distinct_values(left: &ArrayRef, right: &ArrayRef) -> Result<BooleanArray> {
     let (left, right) = (
         without_maps(left.to_data())?,
         without_maps(right.to_data())?,

@@ -7,7 +7,7 @@ mod plan;
 mod range;
 mod schema;
 
-pub(crate) use distinct::{comparable, distinct};
+pub(crate) use distinct::{comparable, distinct, distinct_values};
 pub(crate) use mask::{ChangeMask, Hex, is_bit_set, is_column_in_mask};
 pub(crate) use net::{NetNature, net_changes, with_metadata, without_metadata};
 pub(crate) use plan::{fit, plan_inside, repeated_key, unqualified, without_dynamic_filters};

@@ -1,5 +1,6 @@
 //! Changes of a table's metadata, each a commit of its own.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, FieldRef, Schema};
@@ -118,6 +119,7 @@ pub(crate) async fn commit_metadata(
         operation,
         actions,
         reads: ReadSet::Table,
+        touched: HashMap::new(),
     };
     match transaction.commit().await? {
         CommitOutcome::Committed(version) => {

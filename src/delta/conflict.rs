@@ -1,31 +1,43 @@
-//! Whether a commit that won the race stands in our way (Delta protocol, *Optimistic concurrency*; isolation level
-//! Serializable).
+//! Whether a commit that won the race stands in our way (Delta protocol, *Optimistic concurrency*).
+//!
+//! The isolation level is Serializable, or WriteSerializable where the table says so: there a blind append never is in the way. A
+//! statement that knows which rows it has read can tell apart what is none of its business: [`ReadSet::Rows`]. That two statements
+//! have changed rows of one file is found out here, and whether they are the same rows by [`super::reconcile`].
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use super::actions::Action;
+use super::actions::{Action, Add, CommitInfo, Remove};
+use super::row_tracking::ROW_TRACKING_DOMAIN;
 use super::transaction::{ReadSet, Transaction};
 use crate::error::Error;
 
 /// The conflict between `ours` and the commit of `version`, if there is one.
-pub(crate) fn find_conflict(ours: &Transaction, version: i64, winner: &[Action]) -> Option<Error> {
+pub(super) fn find_conflict(ours: &Transaction, version: i64, winner: &[Action]) -> Option<Error> {
     let detail = conflict(ours, winner)?;
-    let operation = winner.iter().find_map(|action| match action {
-        Action::CommitInfo(info) => info.operation.clone(),
-        _ => None,
-    });
-    Some(Error::Conflict {
+    Some(conflict_error(version, winner, detail))
+}
+
+/// The error that names the winner and says what was in the way.
+pub(super) fn conflict_error(version: i64, winner: &[Action], detail: String) -> Error {
+    let operation = info(winner).and_then(|info| info.operation.clone());
+    Error::Conflict {
         version,
         operation: operation.unwrap_or_else(|| "a commit".into()),
         detail,
-    })
+    }
 }
 
 fn conflict(ours: &Transaction, winner: &[Action]) -> Option<String> {
-    if ours.base.is_none() {
+    let Some(base) = &ours.base else {
         return Some("the table was created meanwhile".into());
-    }
-    let our_removes: HashSet<&str> = ours.actions.iter().filter_map(removed_path).collect();
+    };
+    let is_blind = info(winner).and_then(|info| info.is_blind_append) == Some(true);
+    let files = Files {
+        ours,
+        our_removes: ours.actions.iter().filter_map(removed_path).collect(),
+        again: added_again(winner).into_keys().collect(),
+        ignores_adds: base.properties().write_serializable && is_blind,
+    };
     let our_apps: HashSet<&str> = ours.actions.iter().filter_map(application).collect();
     let our_domains: HashSet<&str> = ours.actions.iter().filter_map(domain).collect();
     let changes_metadata = ours
@@ -35,30 +47,86 @@ fn conflict(ours: &Transaction, winner: &[Action]) -> Option<String> {
     winner.iter().find_map(|action| match action {
         Action::Protocol(_) => Some("the protocol was changed".into()),
         Action::Metadata(_) => Some("the table's metadata was changed".into()),
-        Action::Remove(remove) if our_removes.contains(remove.path.as_str()) => {
-            Some(format!("both change rows of {}", remove.path))
-        }
-        Action::Add(add) if our_removes.contains(add.path.as_str()) => {
-            Some(format!("both change rows of {}", add.path))
-        }
-        Action::Add(add) if add.data_change && ours.reads == ReadSet::Table => {
-            Some("rows were added that this statement has not read".into())
-        }
-        Action::Remove(remove) if remove.data_change && ours.reads == ReadSet::Table => {
-            Some("rows that this statement has read were removed".into())
-        }
         Action::Add(_) | Action::Remove(_) if changes_metadata => {
             Some("rows were written under the metadata that this statement replaces".into())
         }
+        Action::Add(add) => files.added(add),
+        Action::Remove(remove) => files.removed(remove),
         Action::Txn(txn) if our_apps.contains(txn.app_id.as_str()) => Some(format!(
             "both record progress of the application {:?}",
             txn.app_id
         )),
-        Action::DomainMetadata(theirs) if our_domains.contains(theirs.domain.as_str()) => {
+        Action::DomainMetadata(theirs)
+            if our_domains.contains(theirs.domain.as_str())
+                && theirs.domain != ROW_TRACKING_DOMAIN =>
+        {
             Some(format!("both write the domain {:?}", theirs.domain))
         }
         _ => None,
     })
+}
+
+/// The files that a commit removes and adds again, with another deletion vector, by their path.
+pub(super) fn added_again(commit: &[Action]) -> HashMap<&str, &Add> {
+    let removed: HashSet<&str> = commit.iter().filter_map(removed_path).collect();
+    let added = commit.iter().filter_map(|action| match action {
+        Action::Add(add) => Some((add.path.as_str(), add)),
+        _ => None,
+    });
+    added.filter(|(path, _)| removed.contains(path)).collect()
+}
+
+/// What the winner did to files, seen from our side.
+struct Files<'a> {
+    ours: &'a Transaction,
+    our_removes: HashSet<&'a str>,
+    /// What the winner has added again.
+    again: HashSet<&'a str>,
+    ignores_adds: bool,
+}
+
+impl Files<'_> {
+    fn added(&self, add: &Add) -> Option<String> {
+        let path = add.path.as_str();
+        if self.again.contains(path) {
+            // rows of it are gone: that is for `removed`, and where we know which rows for `reconcile`
+            return None;
+        }
+        if self.our_removes.contains(path) {
+            return Some(both_change(path));
+        }
+        let is_read = match &self.ours.reads {
+            ReadSet::Nothing => false,
+            ReadSet::Table => true,
+            ReadSet::Rows { of, .. } => of.may_match(add),
+        };
+        (add.data_change && !self.ignores_adds && is_read)
+            .then(|| "rows were added that this statement has not read".into())
+    }
+
+    fn removed(&self, remove: &Remove) -> Option<String> {
+        let path = remove.path.as_str();
+        let known = self.ours.touched.contains_key(path);
+        let again = self.again.contains(path);
+        if self.our_removes.contains(path) {
+            return (!known || !again).then(|| both_change(path));
+        }
+        let is_read = match &self.ours.reads {
+            ReadSet::Nothing => false,
+            ReadSet::Table => true,
+            ReadSet::Rows { complete: true, .. } => known && !again,
+            // which rows were read nobody knows
+            ReadSet::Rows {
+                complete: false, ..
+            } => true,
+        };
+        (remove.data_change && is_read)
+            .then(|| "rows that this statement has read were removed".into())
+    }
+}
+
+fn both_change(path: &str) -> String {
+    format!("both change rows of {path}")
 }
 
 fn removed_path(action: &Action) -> Option<&str> {
@@ -80,4 +148,12 @@ fn domain(action: &Action) -> Option<&str> {
         Action::DomainMetadata(domain) => Some(&domain.domain),
         _ => None,
     }
+}
+
+/// What a commit says of itself.
+pub(super) fn info(commit: &[Action]) -> Option<&CommitInfo> {
+    commit.iter().find_map(|action| match action {
+        Action::CommitInfo(info) => Some(info),
+        _ => None,
+    })
 }

@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use delta_kernel::table_properties::DataSkippingNumIndexedCols;
 use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
@@ -22,6 +22,7 @@ use super::relabel::relabel_array;
 use super::snapshot::Snapshot;
 use super::stats::without_rounded;
 use super::table::DeltaTable;
+use super::unnamed_files::UnnamedFiles;
 use crate::change::CHANGE_TYPE;
 use crate::error::{Error, Result};
 
@@ -46,19 +47,22 @@ impl From<&Snapshot> for WriteTarget {
     }
 }
 
-/// Writes rows, in the table's logical schema, to new data files.
+/// Writes rows, in the table's logical schema, to new data files, which are removed unless it is closed.
 pub(crate) struct DataFileWriter {
     writer: DeltaWriter,
+    files: UnnamedFiles,
     schema: SchemaRef,
     layout: Arc<TableLayout>,
 }
 
 impl DataFileWriter {
-    /// A writer for new files of the table.
-    pub(crate) fn new(target: &WriteTarget) -> Self {
-        let schema = physical_schema(&target.layout, false);
+    /// A writer for new files of the table, whose rows have these columns after the table's.
+    pub(crate) fn new(target: &WriteTarget, more: Vec<FieldRef>) -> Self {
+        let schema = physical_schema(&target.layout, more);
+        let files = UnnamedFiles::new(target.table.store());
         Self {
-            writer: DeltaWriter::new(target.table.store(), writer_config(target, &schema)),
+            writer: DeltaWriter::new(files.store(), writer_config(target, &schema)),
+            files,
             schema,
             layout: Arc::clone(&target.layout),
         }
@@ -75,6 +79,7 @@ impl DataFileWriter {
     /// Finishes the files; none is written for no rows.
     pub(crate) async fn close(self) -> Result<Vec<Add>> {
         let written = self.writer.close().await?.into_iter().map(add_action);
+        self.files.keep();
         let exact = |add: Add| match add
             .stats
             .as_deref()
@@ -90,20 +95,25 @@ impl DataFileWriter {
     }
 }
 
-/// Writes change rows, in the table's logical schema followed by `_change_type`, to new change files.
+/// Writes change rows, in the table's logical schema followed by `_change_type`, to new change files, which are removed unless it
+/// is closed.
 pub(crate) struct ChangeFileWriter {
     writer: DeltaWriter,
+    files: UnnamedFiles,
     schema: SchemaRef,
 }
 
 impl ChangeFileWriter {
     /// A writer for new change files of the table.
     pub(crate) fn new(target: &WriteTarget) -> Self {
-        let schema = physical_schema(&target.layout, true);
+        let change_type = Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, true));
+        let schema = physical_schema(&target.layout, vec![change_type]);
+        let files = UnnamedFiles::new(target.table.store());
         let store: Arc<dyn ObjectStore> =
-            Arc::new(PrefixStore::new(target.table.store(), CHANGE_DATA_FOLDER));
+            Arc::new(PrefixStore::new(files.store(), CHANGE_DATA_FOLDER));
         Self {
             writer: DeltaWriter::new(store, writer_config(target, &schema)),
+            files,
             schema,
         }
     }
@@ -119,6 +129,7 @@ impl ChangeFileWriter {
     /// Finishes the files.
     pub(crate) async fn close(self) -> Result<Vec<AddCdcFile>> {
         let written = self.writer.close().await?.into_iter();
+        self.files.keep();
         Ok(written.map(|add| cdc_action(add_action(add))).collect())
     }
 }
@@ -149,14 +160,13 @@ pub(crate) async fn count_rows(table: &DeltaTable, add: &Add) -> Result<u64> {
     u64::try_from(metadata.file_metadata().num_rows()).map_err(Error::internal)
 }
 
-fn physical_schema(layout: &TableLayout, change_type: bool) -> SchemaRef {
+fn physical_schema(layout: &TableLayout, more: Vec<FieldRef>) -> SchemaRef {
     // nullability is a promise of the table, checked before rows come here
     let columns = layout
         .physical()
         .iter()
         .map(|field| Arc::new(field.as_ref().clone()));
-    let change_type = change_type.then(|| Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, true)));
-    Arc::new(Schema::new(columns.chain(change_type).collect::<Vec<_>>()))
+    Arc::new(Schema::new(columns.chain(more).collect::<Vec<_>>()))
 }
 
 fn writer_config(target: &WriteTarget, schema: &SchemaRef) -> WriterConfig {

@@ -1,11 +1,13 @@
 //! Which table features we honour when reading and when writing (Delta protocol, *Table Features*).
 //!
 //! A reader must refuse a reader feature it does not know, a writer any writer feature. What is in a list here is honoured by
-//! the code; what is only harmless while unused (a generated column, say) is refused when a column uses it.
+//! the code; what is only harmless while unused (a variant column, say) is refused when a column uses it.
 
+use arrow::datatypes::{DataType as ArrowType, Field};
 use delta_kernel::schema::{DataType, StructField, StructType};
 
 use super::actions::{Metadata, Protocol};
+use super::computed::{Computed, computed_columns};
 use super::layout::TableLayout;
 use super::properties::{ENABLE_CHANGE_DATA_FEED, ENABLE_DELETION_VECTORS};
 use crate::error::{Error, Result};
@@ -24,7 +26,7 @@ const READABLE: [&str; 11] = [
     "variantShredding",
 ];
 
-const WRITABLE: [&str; 18] = [
+const WRITABLE: [&str; 19] = [
     "appendOnly",
     "invariants",
     "checkConstraints",
@@ -40,6 +42,7 @@ const WRITABLE: [&str; 18] = [
     "inCommitTimestamp",
     "domainMetadata",
     "clustering",
+    "rowTracking",
     "typeWidening",
     "typeWidening-preview",
     "checkpointProtection",
@@ -98,26 +101,40 @@ pub(crate) fn check_writable(
     for field in layout.kernel_schema().fields() {
         check_column(table, field)?;
     }
+    for (index, computed) in layout.computed() {
+        let field = layout.schema().field(*index);
+        check_computed(table, field, computed, protocol)?;
+    }
     Ok(())
 }
 
-fn check_column(table: &str, field: &StructField) -> Result<()> {
-    const COMPUTED: [(&str, &str); 3] = [
-        ("delta.generationExpression", "is a generated column"),
-        ("delta.identity.start", "is an identity column"),
-        ("CURRENT_DEFAULT", "has a default value"),
-    ];
-    for (key, what) in COMPUTED {
-        if field.metadata().contains_key(key) {
-            return unsupported(
-                table,
-                format!(
-                    "has a column {:?} that {what}, which this build does not write",
-                    field.name()
-                ),
-            );
+/// Refuses a computed column that other writers would take for an ordinary one, or that cannot be computed.
+fn check_computed(
+    table: &str,
+    field: &Field,
+    computed: &Computed,
+    protocol: &Protocol,
+) -> Result<()> {
+    let problem = match computed {
+        Computed::Identity(identity) if identity.step == 0 => {
+            "counts in steps of 0, or does not say in which".to_owned()
         }
-    }
+        Computed::Identity(_) if *field.data_type() != ArrowType::Int64 => {
+            format!("is an identity column of type {}", field.data_type())
+        }
+        _ if !computed.is_supported(protocol) => {
+            let (feature, _) = computed.feature();
+            format!("needs the writer feature {feature}, which the protocol of the table lacks")
+        }
+        _ => return Ok(()),
+    };
+    unsupported(
+        table,
+        format!("has a column {:?} that {problem}", field.name()),
+    )
+}
+
+fn check_column(table: &str, field: &StructField) -> Result<()> {
     if contains_variant(field.data_type()) {
         return unsupported(
             table,
@@ -217,6 +234,12 @@ pub(crate) fn protocol_for(schema: &StructType, metadata: &Metadata) -> Protocol
         .any(|key| key.starts_with(super::properties::CONSTRAINT_PREFIX))
     {
         writer.push("checkConstraints");
+    }
+    for (_, computed) in computed_columns(schema) {
+        let (feature, _) = computed.feature();
+        if !writer.contains(&feature) {
+            writer.push(feature);
+        }
     }
     if !both.is_empty() {
         protocol.min_reader_version = 3;

@@ -9,6 +9,7 @@ use delta_kernel::schema::StructType;
 use delta_kernel::table_features::ColumnMappingMode;
 
 use super::actions::Metadata;
+use super::computed::{Computed, computed_columns};
 use crate::error::{Error, Result};
 
 /// The columns of one version of a table.
@@ -21,6 +22,7 @@ pub(crate) struct TableLayout {
     physical: Vec<FieldRef>,
     partition_columns: Vec<usize>,
     mapping: ColumnMappingMode,
+    computed: Vec<(usize, Computed)>,
     kernel: Arc<StructType>,
 }
 
@@ -61,6 +63,7 @@ impl TableLayout {
                 .map(|field| plain(field, true))
                 .collect(),
             mapping,
+            computed: computed_columns(&kernel),
             kernel: Arc::new(kernel),
         })
     }
@@ -73,6 +76,11 @@ impl TableLayout {
     /// The schema as the log has it, with Delta's field metadata.
     pub(crate) fn kernel_schema(&self) -> &Arc<StructType> {
         &self.kernel
+    }
+
+    /// The columns that writers compute, by position, and how.
+    pub(crate) fn computed(&self) -> &[(usize, Computed)] {
+        &self.computed
     }
 
     /// The physical field of every logical column, in order; nested names are physical, too.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::actions::{Metadata, Protocol};
+use super::row_tracking::RowTracking;
 use super::tracking::ChangeTracking;
 
 /// Switches the change data feed.
@@ -27,6 +28,12 @@ pub(crate) struct TableProperties {
     pub change_data_feed: bool,
     pub deletion_vectors: bool,
     pub append_only: bool,
+    /// Whether blind appends of others are no conflict with what a statement has read.
+    pub write_serializable: bool,
+    /// Whether new files get row ids.
+    pub assigns_row_ids: bool,
+    /// How rows keep their ids; absent where they need not.
+    pub row_tracking: Option<RowTracking>,
     pub in_commit_timestamps: bool,
     /// The version from which `inCommitTimestamp` counts; 0 when it has always been on.
     pub in_commit_timestamp_since: i64,
@@ -56,6 +63,13 @@ impl TableProperties {
                 && writes(protocol, "deletionVectors"),
             append_only: flag(values, "delta.appendOnly")
                 && (protocol.min_writer_version < 7 || writes(protocol, "appendOnly")),
+            write_serializable: values
+                .get("delta.isolationLevel")
+                .is_some_and(|level| level.eq_ignore_ascii_case("WriteSerializable")),
+            assigns_row_ids: writes(protocol, "rowTracking"),
+            row_tracking: RowTracking::of(values).filter(|_| {
+                flag(values, "delta.enableRowTracking") && writes(protocol, "rowTracking")
+            }),
             in_commit_timestamps: flag(values, "delta.enableInCommitTimestamps")
                 && writes(protocol, "inCommitTimestamp"),
             in_commit_timestamp_since: number(values, "delta.inCommitTimestampEnablementVersion")

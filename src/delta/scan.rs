@@ -42,10 +42,11 @@ use super::file_readers::{FileReaders, UpcomingFile};
 use super::lane::Lane;
 use super::layout::TableLayout;
 use super::relabel::relabel;
-use super::scan_source::{DeltaSource, EmptyScan, RuntimePruning, ScannedVersion};
+use super::scan_source::{Anyway, DeltaSource, EmptyScan, RuntimePruning, ScannedVersion, Wanted};
 use super::snapshot::Snapshot;
 use super::stats::{file_statistics, for_reader, live_records, num_records, partition_value};
 use super::table::DeltaTable;
+use super::transaction::ReadRows;
 use crate::error::Result;
 
 /// How many files are looked into at once.
@@ -93,6 +94,8 @@ pub(crate) struct DeltaScan {
     pub pushdown_filters: Option<bool>,
     /// Prunes files once the other side of a join is known.
     pub runtime_pruning: Option<Arc<dyn RuntimePruning>>,
+    /// What of the rows it would prune is wanted all the same.
+    pub wanted_anyway: Option<Expr>,
 }
 
 impl DeltaScan {
@@ -119,6 +122,7 @@ impl DeltaScan {
             row_number: None,
             pushdown_filters: None,
             runtime_pruning: None,
+            wanted_anyway: None,
         }
     }
 
@@ -176,14 +180,27 @@ impl DeltaScan {
             location: self.table.location().clone(),
             version: self.version,
         };
-        let source = DeltaSource::new(
-            config,
-            self.table.name(),
-            total,
-            read,
-            self.runtime_pruning.clone(),
-        );
+        let wanted = self.wanted(state, columns)?;
+        let source = DeltaSource::new(config, self.table.name(), total, read, wanted);
         self.rename(DataSourceExec::from_data_source(source), &output)
+    }
+
+    /// What is known only when the scan is read; nothing where a row that is wanted anyway cannot be told.
+    fn wanted(&self, state: &dyn Session, columns: Columns) -> Result<Option<Wanted>> {
+        let Some(pruning) = self.runtime_pruning.clone() else {
+            return Ok(None);
+        };
+        let anyway = match &self.wanted_anyway {
+            None => None,
+            Some(rows) => match columns.predicate(state, std::slice::from_ref(rows))? {
+                Some(expression) => Some(Anyway {
+                    expression,
+                    columns: Arc::new(columns),
+                }),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Wanted { pruning, anyway }))
     }
 
     /// The scan as one of the lanes of a larger one, which brings the files.
@@ -557,6 +574,48 @@ impl Columns {
             other => Ok(Transformed::no(other)),
         });
         renamed.ok().map(|renamed| renamed.data)
+    }
+}
+
+/// Tells by what the log says of a file whether a scan may read rows of it.
+#[derive(Debug)]
+pub(crate) struct FileFilter {
+    scan: DeltaScan,
+    columns: Columns,
+    predicate: Option<Arc<dyn PhysicalExpr>>,
+}
+
+impl FileFilter {
+    /// The files of `scan` that `filters` and its pruning at run time leave, whichever it has.
+    pub(crate) fn try_new(scan: DeltaScan, state: &dyn Session, filters: &[Expr]) -> Result<Self> {
+        let columns = Columns::new(&scan);
+        Ok(Self {
+            predicate: columns.predicate(state, filters)?,
+            columns,
+            scan,
+        })
+    }
+}
+
+impl ReadRows for FileFilter {
+    fn may_match(&self, add: &Add) -> bool {
+        let nothing = |field: &FieldRef| ScalarValue::try_new_null(field.data_type()).ok();
+        let file = ScanFile {
+            constants: self.scan.constants.iter().filter_map(nothing).collect(),
+            ..ScanFile::live(add.clone())
+        };
+        let Ok(statistics) = self.scan.statistics_of(&file) else {
+            return true;
+        };
+        let pruning = self.scan.runtime_pruning.as_ref();
+        if !pruning.is_none_or(|pruning| pruning.may_match(&statistics)) {
+            return false;
+        }
+        let of_file = |predicate| self.columns.may_match(vec![statistics], predicate);
+        !self
+            .predicate
+            .as_ref()
+            .is_some_and(|predicate| of_file(predicate) == [false])
     }
 }
 

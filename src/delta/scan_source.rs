@@ -5,18 +5,22 @@
 //! And a join can hand its keys over between planning and reading, see [`RuntimePruning`].
 
 use std::any::Any;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::{self, Formatter};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::Statistics;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
+};
 use datafusion::datasource::source::{DataSource, DataSourceExec, OpenArgs};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::Operator;
+use datafusion::physical_expr::expressions::BinaryExpr;
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{
@@ -30,12 +34,97 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SortOrderPushdownResult,
 };
 use futures::{TryStreamExt, stream};
+use object_store::path::Path;
 use url::Url;
+
+use super::scan::Columns;
 
 /// Decides about a file when its turn comes, with what is known only then.
 pub(crate) trait RuntimePruning: fmt::Debug + Send + Sync {
     /// Whether the file with these statistics (data columns, then partition columns) may hold a row that is wanted.
     fn may_match(&self, statistics: &Statistics) -> bool;
+
+    /// Which rows are wanted, over the columns of the files; `None` where that cannot be said.
+    fn predicate(&self, schema: &Schema) -> Option<RowPredicate>;
+}
+
+/// Rows with some values.
+#[derive(Debug)]
+pub(crate) struct RowPredicate {
+    pub expression: Arc<dyn PhysicalExpr>,
+    /// How many values.
+    pub values: usize,
+}
+
+/// What is wanted of a scan once the other side of a join is known.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub pruning: Arc<dyn RuntimePruning>,
+    /// Rows that are wanted whatever the other side is.
+    pub anyway: Option<Anyway>,
+}
+
+/// Rows that are wanted in any case.
+#[derive(Debug, Clone)]
+pub(super) struct Anyway {
+    pub expression: Arc<dyn PhysicalExpr>,
+    pub columns: Arc<Columns>,
+}
+
+impl Wanted {
+    fn may_match(&self, statistics: &Arc<Statistics>) -> bool {
+        let holds = |anyway: &Anyway| {
+            let statistics = vec![Arc::clone(statistics)];
+            anyway.columns.may_match(statistics, &anyway.expression) != [false]
+        };
+        self.pruning.may_match(statistics) || self.anyway.as_ref().is_some_and(holds)
+    }
+
+    /// The source with what prunes row groups, pages and, where few rows are left, rows.
+    fn narrow(&self, source: &ParquetSource, rows: Option<usize>) -> Option<ParquetSource> {
+        let schema = source.table_schema().schema_without_virtual_columns();
+        let RowPredicate { expression, values } = self.pruning.predicate(schema)?;
+        let wanted = match &self.anyway {
+            Some(anyway) => or(expression, Arc::clone(&anyway.expression)),
+            None => expression,
+        };
+        let wanted = match source.filter() {
+            Some(filter) => and(filter, wanted),
+            None => wanted,
+        };
+        let sparse = rows.is_some_and(|rows| values.saturating_mul(SPARSE_SHARE) < rows);
+        Some(
+            source
+                .with_predicate(wanted)
+                .with_pushdown_filters(sparse && self.anyway.is_none()),
+        )
+    }
+}
+
+fn and(left: Arc<dyn PhysicalExpr>, right: Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
+    Arc::new(BinaryExpr::new(left, Operator::And, right))
+}
+
+fn or(left: Arc<dyn PhysicalExpr>, right: Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
+    Arc::new(BinaryExpr::new(left, Operator::Or, right))
+}
+
+/// Below this share of the rows, filtering inside the Parquet reader pays: the other columns of the rest are not decoded.
+const SPARSE_SHARE: usize = 20;
+
+/// How many files of a table's newest version the scans in a plan have opened so far.
+pub(crate) fn files_opened(plan: &Arc<dyn ExecutionPlan>, location: &Url) -> usize {
+    let scan = plan
+        .downcast_ref::<DataSourceExec>()
+        .and_then(|scan| scan.data_source().downcast_ref::<DeltaSource>())
+        .filter(|source| source.read.location == *location && source.read.version.is_some());
+    let below = plan.children().into_iter();
+    let below: usize = below.map(|child| files_opened(child, location)).sum();
+    below + scan.map_or(0, |source| lock(&source.opened).len())
+}
+
+fn lock(opened: &Mutex<HashSet<Path>>) -> MutexGuard<'_, HashSet<Path>> {
+    opened.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Which version of which table a scan reads; no version for a scan of changes.
@@ -47,7 +136,16 @@ pub(crate) struct ScannedVersion {
 
 /// The versions of the table at `location` that a plan reads.
 pub(crate) fn versions_read(plan: &Arc<dyn ExecutionPlan>, location: &Url) -> BTreeSet<i64> {
-    let mut versions = BTreeSet::new();
+    reads_of(plan, location).into_iter().collect()
+}
+
+/// How often a plan scans the table at `location`.
+pub(crate) fn scans_of(plan: &Arc<dyn ExecutionPlan>, location: &Url) -> usize {
+    reads_of(plan, location).len()
+}
+
+fn reads_of(plan: &Arc<dyn ExecutionPlan>, location: &Url) -> Vec<i64> {
+    let mut versions = Vec::new();
     let mut pending = vec![Arc::clone(plan)];
     while let Some(node) = pending.pop() {
         let source = node
@@ -71,7 +169,8 @@ pub(crate) struct DeltaSource {
     inner: Arc<dyn DataSource>,
     read: ScannedVersion,
     description: Arc<str>,
-    pruning: Option<Arc<dyn RuntimePruning>>,
+    wanted: Option<Wanted>,
+    opened: Arc<Mutex<HashSet<Path>>>,
 }
 
 impl DeltaSource {
@@ -81,7 +180,7 @@ impl DeltaSource {
         table: &str,
         total: usize,
         read: ScannedVersion,
-        pruning: Option<Arc<dyn RuntimePruning>>,
+        wanted: Option<Wanted>,
     ) -> Self {
         let left: usize = config.file_groups.iter().map(FileGroup::len).sum();
         let description = format!("delta={table}, files={left} of {total}").into();
@@ -89,7 +188,8 @@ impl DeltaSource {
             inner: Arc::new(config),
             read,
             description,
-            pruning,
+            wanted,
+            opened: Arc::default(),
         }
     }
 
@@ -113,21 +213,25 @@ pub(super) fn mentions_float(filter: &Arc<dyn PhysicalExpr>, schema: &Schema) ->
         .any(|column| schema.field(column.index()).data_type().is_floating())
 }
 
-/// The partition with the files that the join's keys rule out left out; called when the first row is asked for.
-fn pruned(
-    config: &FileScanConfig,
-    partition: usize,
-    pruning: &dyn RuntimePruning,
-) -> FileScanConfig {
+/// The partition without what the join's keys rule out; called when the first row is asked for.
+fn pruned(config: &FileScanConfig, partition: usize, wanted: &Wanted) -> FileScanConfig {
     let mut config = config.clone();
     let files = config.file_groups[partition].files();
     let kept = files.iter().filter(|file| {
         file.statistics
             .as_ref()
-            .is_none_or(|statistics| pruning.may_match(statistics))
+            .is_none_or(|statistics| wanted.may_match(statistics))
     });
     config.file_groups[partition] = FileGroup::new(kept.cloned().collect());
-    config
+    let rows = config.statistics().num_rows.get_value().copied();
+    let source = config.file_source().downcast_ref::<ParquetSource>();
+    let narrowed = source.and_then(|source| wanted.narrow(source, rows));
+    match narrowed {
+        Some(narrowed) => FileScanConfigBuilder::from(config)
+            .with_source(Arc::new(narrowed))
+            .build(),
+        None => config,
+    }
 }
 
 impl DataSource for DeltaSource {
@@ -140,14 +244,23 @@ impl DataSource for DeltaSource {
     }
 
     fn open_with_args(&self, args: OpenArgs) -> Result<SendableRecordBatchStream> {
-        let (Some(pruning), Some(config)) = (&self.pruning, self.config()) else {
+        let Some(config) = self.config() else {
             return self.inner.open_with_args(args);
         };
-        let (config, pruning) = (config.clone(), Arc::clone(pruning));
-        let schema = config.projected_schema()?;
+        let opened = Arc::clone(&self.opened);
+        let remember = move |config: &FileScanConfig| {
+            let files = config.file_groups[args.partition].iter();
+            lock(&opened).extend(files.map(|file| file.object_meta.location.clone()));
+        };
+        let Some(wanted) = self.wanted.clone() else {
+            remember(config);
+            return self.inner.open_with_args(args);
+        };
+        let (config, schema) = (config.clone(), config.projected_schema()?);
         let opened = async move {
-            pruned(&config, args.partition, pruning.as_ref())
-                .open_with_args(OpenArgs::new(args.partition, args.context))
+            let pruned = pruned(&config, args.partition, &wanted);
+            remember(&pruned);
+            pruned.open_with_args(OpenArgs::new(args.partition, args.context))
         };
         Ok(Box::pin(RecordBatchStreamAdapter::new(
             schema,
@@ -157,7 +270,7 @@ impl DataSource for DeltaSource {
 
     fn create_sibling_state(&self, config: &ConfigOptions) -> Option<Arc<dyn Any + Send + Sync>> {
         // the shared queue would hand out files before the keys are known
-        if self.pruning.is_some() {
+        if self.wanted.is_some() {
             None
         } else {
             self.inner.create_sibling_state(config)
@@ -183,7 +296,7 @@ impl DataSource for DeltaSource {
         if let Some(limit) = config.limit {
             write!(f, ", limit={limit}")?;
         }
-        if self.pruning.is_some() {
+        if self.wanted.is_some() {
             write!(f, ", pruned_by=join keys")?;
         }
         config.file_source().fmt_extra(t, f)

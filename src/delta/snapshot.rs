@@ -21,6 +21,7 @@ use super::layout::TableLayout;
 use super::log::{CommitRange, commit_timestamp, read_range};
 use super::properties::TableProperties;
 use super::replay::{self, LogState, Tail, commit_file};
+use super::row_tracking::{NO_ROW_ID, ROW_TRACKING_DOMAIN, parse_high_water_mark};
 use super::table::DeltaTable;
 use crate::error::{Error, Result};
 
@@ -35,7 +36,7 @@ struct KnownFiles {
 }
 
 /// What has been read of earlier versions, so that a later one need not read it again.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Earlier {
     kernel: Option<Arc<KernelSnapshot>>,
     files: Option<KnownFiles>,
@@ -146,6 +147,32 @@ impl Snapshot {
             files: OnceCell::new(),
             applications: OnceCell::new(),
             earlier,
+        }))
+    }
+
+    /// This version as it would be with other metadata: its commit and its files are the same.
+    ///
+    /// # Errors
+    /// When the metadata is damaged, or needs what we cannot read.
+    pub(crate) fn with_metadata(
+        &self,
+        metadata: Metadata,
+        protocol: Protocol,
+    ) -> Result<Arc<Self>> {
+        check_readable(self.table.name(), &protocol)?;
+        let layout = TableLayout::try_new(self.table.name(), &metadata)?;
+        Ok(Arc::new(Self {
+            table: self.table.clone(),
+            version: self.version,
+            properties: TableProperties::new(&metadata, &protocol),
+            metadata,
+            protocol,
+            layout: Arc::new(layout),
+            commit: self.commit.clone(),
+            kernel: self.kernel.clone(),
+            files: self.files.clone(),
+            applications: self.applications.clone(),
+            earlier: self.earlier.clone(),
         }))
     }
 
@@ -288,6 +315,17 @@ impl Snapshot {
         // its commit has been cleaned away
         let (kernel, engine) = (self.kernel().await?, engine(&self.table));
         blocking(move || Ok(kernel.get_timestamp(engine.as_ref())?)).await
+    }
+
+    /// The highest row id that has been given out (*Row Tracking*).
+    pub(crate) async fn highest_row_id(&self) -> Result<i64> {
+        let (kernel, engine) = (self.kernel().await?, engine(&self.table));
+        blocking(move || {
+            let found =
+                kernel.get_domain_metadata_internal(ROW_TRACKING_DOMAIN, engine.as_ref())?;
+            found.map_or(Ok(NO_ROW_ID), |mark| parse_high_water_mark(&mark))
+        })
+        .await
     }
 
     /// Writes a checkpoint of this version.

@@ -1,9 +1,12 @@
 //! Committing: put-if-absent of the next version, and what to do when another writer was faster.
 //!
 //! A commit is attempted at the version after its base. When that version is taken, the winners are read ([`super::conflict`]):
-//! unrelated ones are stepped over, others end the attempt with [`CommitOutcome::Conflict`], whereupon the caller plans its
-//! statement again. Data files are written before, so an aborted commit leaves only files that no log names.
+//! unrelated ones are stepped over, those that have marked other rows of the same files are joined ([`super::reconcile`]), and
+//! the rest end the attempt with [`CommitOutcome::Conflict`], whereupon the caller plans its statement again. Data files are
+//! written before, so an aborted commit leaves only files that no log names.
 
+use std::collections::HashMap;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use chrono::Utc;
@@ -14,25 +17,42 @@ use object_store::path::Path;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::actions::{Action, CommitInfo, format_commit, parse_commit};
+use super::actions::{Action, Add, CommitInfo, format_commit, parse_commit};
 use super::cleanup::remove_expired_changes;
-use super::conflict::find_conflict;
+use super::conflict::{conflict_error, find_conflict, info};
+use super::deletion_vector;
 use super::log::commit_path;
+use super::reconcile::{TouchedRows, reconcile};
+use super::row_tracking;
 use super::snapshot::Snapshot;
 use super::table::DeltaTable;
 use super::tracking;
+use super::unnamed_files::remove_all;
 use crate::error::{Error, Result};
 
 /// How often a lost race against unrelated commits is run again.
 const MAX_ATTEMPTS: u32 = 200;
 
 /// What a statement has read, as far as it matters to concurrent writers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum ReadSet {
-    /// Nothing: a blind append.
+    /// Nothing but the files that it removes: a blind append, or a rearrangement of rows.
     Nothing,
-    /// Rows of the table, chosen by a predicate.
+    /// Some rows of the table.
+    Rows {
+        /// Tells which they may be.
+        of: Arc<dyn ReadRows>,
+        /// Whether the transaction's touched rows are all that were read.
+        complete: bool,
+    },
+    /// Any row of the table.
     Table,
+}
+
+/// Tells by its statistics whether a file may hold rows that a statement reads.
+pub(crate) trait ReadRows: Debug + Send + Sync {
+    /// Whether rows of this file, which another writer has added, may be among those that the statement would have read.
+    fn may_match(&self, add: &Add) -> bool;
 }
 
 /// What a commit says of itself (*Commit Provenance*).
@@ -76,6 +96,8 @@ pub(crate) struct Transaction {
     pub operation: Operation,
     pub actions: Vec<Action>,
     pub reads: ReadSet,
+    /// What was matched in files of the version that was read, by the path of the file.
+    pub touched: HashMap<String, TouchedRows>,
 }
 
 /// How a commit ended.
@@ -92,13 +114,34 @@ impl Transaction {
     ///
     /// # Errors
     /// When the store fails; a lost race is an outcome, not an error.
-    pub(crate) async fn commit(self) -> Result<CommitOutcome> {
+    pub(crate) async fn commit(mut self) -> Result<CommitOutcome> {
+        let ours = self.vectors();
+        let mut joined = Vec::new();
+        let outcome = self.run(&mut joined).await;
+        // of the vectors that were joined with other writers' only the last ones count
+        match &outcome {
+            Ok(CommitOutcome::Committed(_)) if !joined.is_empty() => {
+                let named = self.vectors();
+                let unnamed = ours.into_iter().chain(joined);
+                let unnamed = unnamed.filter(|path| !named.contains(path));
+                remove_all(self.table.store().as_ref(), unnamed).await;
+            }
+            Ok(CommitOutcome::Conflict(_)) => {
+                remove_all(self.table.store().as_ref(), joined).await;
+            }
+            // a commit whose answer is lost may have come about
+            Ok(CommitOutcome::Committed(_)) | Err(_) => {}
+        }
+        outcome
+    }
+
+    async fn run(&mut self, joined: &mut Vec<Path>) -> Result<CommitOutcome> {
         let id = Uuid::new_v4();
         let mut version = self.base.as_ref().map_or(0, |base| base.version() + 1);
-        let mut previous_timestamp = self.base_timestamp().await?;
+        let mut follows = self.predecessor().await?;
         for _ in 0..MAX_ATTEMPTS {
-            let info = self.commit_info(id, previous_timestamp);
-            if self.try_write(version, &info, id).await? {
+            let info = self.commit_info(id, follows.timestamp);
+            if self.try_write(version, &info, &follows, id).await? {
                 return Ok(CommitOutcome::Committed(version));
             }
             let winner = self.read_winner(version).await?;
@@ -106,10 +149,14 @@ impl Transaction {
                 // our write got through although its answer was lost
                 return Ok(CommitOutcome::Committed(version));
             }
-            if let Some(conflict) = find_conflict(&self, version, &winner) {
+            if let Some(conflict) = find_conflict(self, version, &winner) {
                 return Ok(CommitOutcome::Conflict(conflict));
             }
-            previous_timestamp = winner_timestamp(&winner).max(previous_timestamp);
+            if let Some(detail) = reconcile(self, &winner, joined).await? {
+                let conflict = conflict_error(version, &winner, detail);
+                return Ok(CommitOutcome::Conflict(conflict));
+            }
+            follows.step_over(&winner);
             version += 1;
         }
         Err(Error::Conflict {
@@ -119,8 +166,27 @@ impl Transaction {
         })
     }
 
+    /// The files of deletion vectors that our actions name.
+    fn vectors(&self) -> Vec<Path> {
+        let named = self.actions.iter().filter_map(|action| match action {
+            Action::Add(add) => add.deletion_vector.as_ref(),
+            _ => None,
+        });
+        let located = named.filter_map(|vector| {
+            let location = deletion_vector::location(&self.table, vector).ok()??;
+            location.store.is_none().then_some(location.path)
+        });
+        located.collect()
+    }
+
     /// Writes version `version`; `false` when it exists already.
-    async fn try_write(&self, version: i64, info: &CommitInfo, id: Uuid) -> Result<bool> {
+    async fn try_write(
+        &self,
+        version: i64,
+        info: &CommitInfo,
+        follows: &Predecessor,
+        id: Uuid,
+    ) -> Result<bool> {
         let mut actions = vec![Action::CommitInfo(info.clone())];
         actions.extend(
             self.actions
@@ -128,6 +194,9 @@ impl Transaction {
                 .cloned()
                 .map(|action| self.with_version(action, version, info)),
         );
+        if let Some(highest) = follows.highest_row_id {
+            row_tracking::assign(&mut actions, highest, version)?;
+        }
         let bytes = format_commit(&actions)?;
         let log_store = self.table.log_store();
         // S3 may lack conditional puts; its log store renames a temporary file instead
@@ -168,11 +237,37 @@ impl Transaction {
         parse_commit(self.table.name(), version, &bytes)
     }
 
-    async fn base_timestamp(&self) -> Result<i64> {
-        match &self.base {
-            Some(base) if base.properties().in_commit_timestamps => base.timestamp().await,
-            _ => Ok(0),
-        }
+    async fn predecessor(&self) -> Result<Predecessor> {
+        let Some(base) = &self.base else {
+            return Ok(Predecessor {
+                timestamp: 0,
+                highest_row_id: self.gets_row_tracking().then_some(row_tracking::NO_ROW_ID),
+            });
+        };
+        let properties = base.properties();
+        Ok(Predecessor {
+            timestamp: if properties.in_commit_timestamps {
+                base.timestamp().await?
+            } else {
+                0
+            },
+            highest_row_id: if properties.assigns_row_ids {
+                Some(base.highest_row_id().await?)
+            } else {
+                None
+            },
+        })
+    }
+
+    /// Whether the table that is being created is one with row ids.
+    fn gets_row_tracking(&self) -> bool {
+        self.actions.iter().any(|action| match action {
+            Action::Protocol(protocol) => {
+                let features = protocol.writer_features.iter().flatten();
+                features.into_iter().any(|name| name == "rowTracking")
+            }
+            _ => false,
+        })
     }
 
     fn commit_info(&self, id: Uuid, previous_timestamp: i64) -> CommitInfo {
@@ -188,9 +283,9 @@ impl Transaction {
             operation_metrics: (!self.operation.metrics.is_empty())
                 .then(|| self.operation.metrics.clone()),
             read_version: self.base.as_ref().map(|base| base.version()),
-            isolation_level: Some("Serializable".into()),
+            isolation_level: Some(self.isolation_level().into()),
             is_blind_append: Some(
-                self.reads == ReadSet::Nothing
+                matches!(self.reads, ReadSet::Nothing)
                     && !self
                         .actions
                         .iter()
@@ -200,6 +295,14 @@ impl Transaction {
             tags: None,
             txn_id: Some(id.to_string()),
             user_name: None,
+        }
+    }
+
+    fn isolation_level(&self) -> &'static str {
+        let base = self.base.as_ref();
+        match base.is_some_and(|base| base.properties().write_serializable) {
+            true => "WriteSerializable",
+            false => "Serializable",
         }
     }
 
@@ -256,27 +359,29 @@ pub(crate) async fn after_commit(table: &DeltaTable, version: i64) {
     let _ = remove_expired_changes(&snapshot).await;
 }
 
-/// Removes files that an abandoned commit would have named, as far as the store lets us.
-pub(crate) async fn remove_orphans(table: &DeltaTable, paths: impl IntoIterator<Item = Path>) {
-    let store = table.store();
-    for path in paths {
-        let _ = store.delete(&path).await;
+/// What a commit must know of the version before it.
+#[derive(Debug, Clone, Copy)]
+struct Predecessor {
+    /// Its in-commit timestamp; 0 where there is none.
+    timestamp: i64,
+    /// The highest row id so far, where rows have ids.
+    highest_row_id: Option<i64>,
+}
+
+impl Predecessor {
+    /// The version before is now this one.
+    fn step_over(&mut self, winner: &[Action]) {
+        let timestamp = info(winner).and_then(|info| info.in_commit_timestamp);
+        self.timestamp = timestamp.unwrap_or(0).max(self.timestamp);
+        if let (Some(highest), Some(theirs)) = (
+            &mut self.highest_row_id,
+            row_tracking::high_water_mark(winner),
+        ) {
+            *highest = theirs.max(*highest);
+        }
     }
 }
 
-fn winner_info(winner: &[Action]) -> Option<&CommitInfo> {
-    winner.iter().find_map(|action| match action {
-        Action::CommitInfo(info) => Some(info),
-        _ => None,
-    })
-}
-
 fn winner_id(winner: &[Action]) -> Option<&String> {
-    winner_info(winner)?.txn_id.as_ref()
-}
-
-fn winner_timestamp(winner: &[Action]) -> i64 {
-    winner_info(winner)
-        .and_then(|info| info.in_commit_timestamp)
-        .unwrap_or(0)
+    info(winner)?.txn_id.as_ref()
 }

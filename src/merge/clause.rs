@@ -1,7 +1,6 @@
 //! The WHEN clauses of a MERGE, checked and by column position.
 
 use datafusion::common::DFSchema;
-use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::dml::{MergeIntoAction, MergeIntoClause, MergeIntoClauseKind};
 
@@ -72,9 +71,6 @@ impl Clauses {
                     "a {kind} clause follows one without a condition and can never apply; put the unconditional one last"
                 )));
             }
-            if let Some(condition) = &clause.predicate {
-                refuse_subquery("WHEN", condition)?;
-            }
             let action = action(clause.action, target, width)?;
             checked.push(Clause {
                 kind,
@@ -103,6 +99,16 @@ impl Clauses {
         });
         let of_column = values.filter(|(column, _)| *column == index);
         of_column.map(|(_, value)| value).collect()
+    }
+
+    /// The positions of the columns that each update assigns to.
+    pub(crate) fn assigned(&self) -> impl Iterator<Item = Vec<usize>> {
+        self.0.iter().filter_map(|clause| match &clause.action {
+            ClauseAction::Update(values) => {
+                Some(values.iter().map(|(column, _)| *column).collect())
+            }
+            ClauseAction::Insert(_) | ClauseAction::Delete => None,
+        })
     }
 
     /// Whether any clause updates rows.
@@ -151,26 +157,6 @@ impl std::fmt::Display for ClauseKind {
             Self::NotMatchedBySource => "WHEN NOT MATCHED BY SOURCE",
         })
     }
-}
-
-/// Sub-queries that yield a condition are joins to DataFusion, which cannot be planned inside of a CASE.
-///
-/// # Errors
-/// [`Error::Invalid`], showing where the condition can be computed.
-pub(crate) fn refuse_subquery(place: &str, expression: &Expr) -> Result<()> {
-    let is_condition = |node: &Expr| {
-        Ok(matches!(
-            node,
-            Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_)
-        ))
-    };
-    if expression.exists(is_condition)? {
-        return Err(Error::invalid(format!(
-            "{place} of a MERGE has an EXISTS or IN with a sub-query, which is not supported there; \
-             compute it in the source: USING (SELECT *, id IN (SELECT …) AS flag FROM …) AS s … AND s.flag"
-        )));
-    }
-    Ok(())
 }
 
 fn action(action: MergeIntoAction, target: &DFSchema, width: usize) -> Result<ClauseAction> {
@@ -225,7 +211,6 @@ fn by_position(
                 "column {name:?} is assigned twice in one clause"
             )));
         }
-        refuse_subquery("SET or VALUES", &value)?;
         positions.push((index, value));
     }
     Ok(positions)

@@ -3,7 +3,7 @@
 //! A lost race that matters is answered by planning the statement again on the new version, a bounded number of times. Files
 //! that no commit names are removed. Its output is one row with the number of affected rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Formatter};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use chrono::Utc;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::physical_expr::expressions::{Column, col};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
@@ -27,23 +28,28 @@ use datafusion::physical_plan::{
     PlanProperties,
 };
 use futures::{StreamExt, stream};
-use object_store::path::Path;
 use roaring::RoaringTreemap;
 
+use super::estimate::Estimate;
+use super::gather_exec::GatherExec;
 use super::key_check::KeyCheck;
-use super::rewrite::replace_files;
+use super::key_collect::source_rows;
+use super::outcome::Outcome;
+use super::rewrite::{remember, replace_files};
+use super::row_format::{RowFormat, new_name};
 use super::unique_exec::RepeatedKeys;
 use super::write_exec::{
     Marks, RowCounts, RowWriteExec, WriteSpec, Written, count_changes, decode,
 };
 use crate::delta::actions::{Action, Add, decode_path};
+use crate::delta::computed::with_high_water_marks;
 use crate::delta::scan::ScanFile;
+use crate::delta::scan_source::files_opened;
 use crate::delta::snapshot::Snapshot;
 use crate::delta::stats::live_records;
 use crate::delta::tracking::{CONTEXT_PARAMETER, CommitContext, encode_context};
-use crate::delta::transaction::{
-    CommitOutcome, Operation, ReadSet, Transaction, after_commit, remove_orphans,
-};
+use crate::delta::transaction::{CommitOutcome, Operation, ReadSet, Transaction, after_commit};
+use crate::delta::unnamed_files::UnnamedFiles;
 use crate::error::{Error, Result};
 
 /// How often a statement is planned again after another writer got in its way.
@@ -73,6 +79,8 @@ pub(crate) struct CommitPlan {
     pub prelude: Vec<Action>,
     pub operation: Operation,
     pub reads: ReadSet,
+    /// What the statement is expected to do, where anything is known of that.
+    pub estimate: Option<Estimate>,
     pub session: Arc<SessionState>,
 }
 
@@ -139,10 +147,13 @@ impl CommitExec {
             plan: Arc::new(plan),
             statement: self.statement.clone(),
             context,
-            affected: MetricBuilder::new(&self.metrics).global_counter("affected_rows"),
         };
-        let (rows, version) = run.commit().await?;
-        Ok(Committed { rows, version })
+        let outcome = run.commit().await?;
+        self.record(&outcome);
+        Ok(Committed {
+            rows: outcome.rows,
+            version: outcome.version,
+        })
     }
 
     /// What the rows would do: nothing is written.
@@ -164,10 +175,20 @@ impl CommitExec {
         Ok(preview)
     }
 
+    fn record(&self, outcome: &Outcome) {
+        record(&self.metrics, outcome);
+    }
+
     /// The table that is written, and the version that is read.
     pub(crate) fn plan(&self) -> &CommitPlan {
         &self.plan
     }
+}
+
+fn record(metrics: &ExecutionPlanMetricsSet, outcome: &Outcome) {
+    let affected = MetricBuilder::new(metrics).global_counter("affected_rows");
+    affected.add(usize::try_from(outcome.rows.total()).unwrap_or(usize::MAX));
+    outcome.record(metrics);
 }
 
 /// What became of a commit.
@@ -198,16 +219,35 @@ fn find_writers(plan: &Arc<dyn ExecutionPlan>) -> Vec<Arc<dyn ExecutionPlan>> {
 /// optimizer that would.
 fn writers(rows: Arc<dyn ExecutionPlan>, spec: &WriteSpec) -> Result<Arc<dyn ExecutionPlan>> {
     let partitions = rows.properties().output_partitioning().partition_count();
-    let rows = match spec.address(&rows.schema()).filter(|_| partitions > 1) {
-        Some(address) => Arc::new(RepartitionExec::try_new(
+    let by_address = spec.address(&rows.schema());
+    let together = by_address.or_else(|| partition_values(&rows.schema(), spec));
+    let rows: Arc<dyn ExecutionPlan> = match together {
+        _ if partitions == 1 => rows,
+        Some(columns) => Arc::new(RepartitionExec::try_new(
             rows,
-            Partitioning::Hash(address, partitions),
+            Partitioning::Hash(columns, partitions),
         )?),
-        None => rows,
+        None => Arc::new(GatherExec::new(rows)),
     };
     Ok(Arc::new(CoalescePartitionsExec::new(Arc::new(
         RowWriteExec::new(rows, spec.clone()),
     ))))
+}
+
+/// The columns by which a partitioned table is: the rows of each of its partitions go through one writer, into one file.
+fn partition_values(rows: &Schema, spec: &WriteSpec) -> Option<Vec<Arc<dyn PhysicalExpr>>> {
+    let columns = spec.target.layout.partition_columns();
+    if columns.is_empty() || !spec.format.has_new_values() {
+        return None;
+    }
+    let column = |index: &usize| match spec.format {
+        RowFormat::Inserts => {
+            let name = rows.fields().get(*index)?.name();
+            Some(Arc::new(Column::new(name, *index)) as Arc<dyn PhysicalExpr>)
+        }
+        RowFormat::Actions { .. } => col(&new_name(*index), rows).ok(),
+    };
+    columns.iter().map(column).collect()
 }
 
 impl DisplayAs for CommitExec {
@@ -220,11 +260,17 @@ impl DisplayAs for CommitExec {
         let table = self.plan.write.target.table.name();
         let operation = &self.plan.operation.name;
         match &self.plan.base {
-            Some(base) => write!(
-                f,
-                "CommitExec: table={table}, operation={operation}, version={}, {strategy}",
-                base.version() + 1
-            ),
+            Some(base) => {
+                let version = base.version() + 1;
+                write!(
+                    f,
+                    "CommitExec: table={table}, operation={operation}, version={version}, {strategy}"
+                )?;
+                match &self.plan.estimate {
+                    Some(estimate) => write!(f, ", {estimate}"),
+                    None => Ok(()),
+                }
+            }
             None => write!(
                 f,
                 "CommitExec: table={table}, operation={operation}, version=0"
@@ -282,14 +328,15 @@ impl ExecutionPlan for CommitExec {
             plan: Arc::clone(&self.plan),
             statement: self.statement.clone(),
             context,
-            affected: MetricBuilder::new(&self.metrics).global_counter("affected_rows"),
         };
+        let metrics = self.metrics.clone();
         let table = self.plan.write.target.table.clone();
         let (sender, receiver) = futures::channel::oneshot::channel();
         let commit = async move {
-            let (counts, version) = run.commit().await?;
-            let _ = sender.send(version);
-            let count: ArrayRef = Arc::new(UInt64Array::from(vec![counts.total()]));
+            let outcome = run.commit().await?;
+            record(&metrics, &outcome);
+            let _ = sender.send(outcome.version);
+            let count: ArrayRef = Arc::new(UInt64Array::from(vec![outcome.rows.total()]));
             Ok(RecordBatch::try_new(count_schema(), vec![count])?)
         };
         // the statement has returned its row by then
@@ -333,22 +380,18 @@ struct Run {
     plan: Arc<CommitPlan>,
     statement: Option<Arc<dyn Replan>>,
     context: Arc<TaskContext>,
-    affected: datafusion::physical_plan::metrics::Count,
 }
 
 impl Run {
-    /// Writes and commits until the commit gets through; the version is absent when there was nothing to commit.
-    async fn commit(mut self) -> Result<(RowCounts, Option<i64>)> {
+    /// Writes and commits until the commit gets through.
+    async fn commit(mut self) -> Result<Outcome> {
         for replans in 0.. {
-            let mut files = Files::default();
-            match self.attempt(&mut files).await {
-                Ok((counts, CommitOutcome::Committed(version))) => {
-                    self.affected
-                        .add(usize::try_from(counts.total()).unwrap_or(usize::MAX));
-                    return Ok((counts, (version >= 0).then_some(version)));
-                }
-                Ok((_, CommitOutcome::Conflict(conflict))) => {
-                    self.abandon(files).await;
+            // what is in there when this ends is removed
+            let files = UnnamedFiles::new(self.plan.write.target.table.store());
+            match self.attempt(&files).await {
+                Ok(Attempt::Done(outcome)) => return Ok(outcome),
+                Ok(Attempt::Lost(conflict)) => {
+                    files.remove().await;
                     let Some(statement) = self.statement.as_ref().filter(|_| replans < MAX_REPLANS)
                     else {
                         return Err(conflict);
@@ -361,14 +404,11 @@ impl Run {
                     self.plan = Arc::new(plan);
                 }
                 Err(error) if RepeatedKeys::is_cause_of(&error) => {
-                    self.abandon(files).await;
+                    files.remove().await;
                     self.compare_keys(error).await?;
                 }
                 Err(error) => {
-                    // a commit whose answer is lost may have come about: its files must stay
-                    if !files.in_doubt || matches!(error, Error::Conflict { .. }) {
-                        self.abandon(files).await;
-                    }
+                    files.remove().await;
                     return Err(error);
                 }
             }
@@ -391,16 +431,19 @@ impl Run {
         Ok(())
     }
 
-    async fn attempt(&self, files: &mut Files) -> Result<(RowCounts, CommitOutcome)> {
+    async fn attempt(&self, files: &UnnamedFiles) -> Result<Attempt> {
         let started = Instant::now();
         let mut report = self.write_rows(files).await?;
+        let written = Instant::now();
         if let (Some(check), Some(base)) = (&self.plan.key_check, &self.plan.base) {
             check
                 .look_up(base, &self.plan.session, &self.context)
                 .await?;
         }
         let mut actions = self.plan.prelude.clone();
-        let mut changed = replace_files(&self.plan, report.marks, files).await?;
+        self.remember_identities(&report.identities, &mut actions)?;
+        let mut changed =
+            replace_files(&self.plan, std::mem::take(&mut report.marks), files).await?;
         actions.append(&mut changed.actions);
         if let (Removal::All, Some(base)) = (self.plan.removal, &self.plan.base) {
             let now = Utc::now().timestamp_millis();
@@ -415,35 +458,90 @@ impl Run {
             );
         }
         actions.extend(report.adds.iter().cloned().map(Action::Add));
-        actions.extend(report.cdc);
+        actions.append(&mut report.cdc);
+        let mut outcome = self.outcome(&report, &actions);
+        outcome.files_rewritten = changed.files_copied;
+        outcome.rows_copied = changed.rows_copied;
+        outcome.scan_time = written - started;
+        outcome.rewrite_time = written.elapsed();
         if actions.is_empty() {
-            return Ok((report.counts, CommitOutcome::Committed(-1)));
+            return Ok(Attempt::Done(outcome));
         }
         let mut operation = self.plan.operation.clone();
         let config = self.plan.session.config();
         if let Some(context) = config.get_extension::<CommitContext>() {
             operation = operation.with_parameter(CONTEXT_PARAMETER, encode_context(&context.0));
         }
-        operation.metrics = super::rewrite::operation_metrics(
-            &operation.name,
-            &report.counts,
-            &actions,
-            changed.rows_copied,
-        );
-        operation.metric("executionTimeMs", started.elapsed().as_millis());
-        let table = self.plan.write.target.table.clone();
+        outcome.describe(&mut operation);
         let transaction = Transaction {
-            table,
+            table: self.plan.write.target.table.clone(),
             base: self.plan.base.clone(),
             operation,
             actions,
-            reads: self.plan.reads,
+            touched: match self.plan.reads {
+                ReadSet::Rows { .. } => changed.touched,
+                ReadSet::Nothing | ReadSet::Table => HashMap::new(),
+            },
+            reads: self.plan.reads.clone(),
         };
-        files.in_doubt = true;
-        Ok((report.counts, transaction.commit().await?))
+        // a commit whose answer is lost may have come about: the files that it names must stay
+        let named = files.keep();
+        let committed = transaction.commit().await;
+        if matches!(
+            committed,
+            Ok(CommitOutcome::Conflict(_)) | Err(Error::Conflict { .. })
+        ) {
+            named.into_iter().for_each(|path| files.push(path));
+        }
+        Ok(match committed? {
+            CommitOutcome::Committed(version) => Attempt::Done(Outcome {
+                version: Some(version),
+                ..outcome
+            }),
+            CommitOutcome::Conflict(conflict) => Attempt::Lost(conflict),
+        })
     }
 
-    async fn write_rows(&self, files: &mut Files) -> Result<Report> {
+    /// Has the table's metadata say which numbers of its identity columns are taken.
+    fn remember_identities(&self, taken: &[(usize, i64)], actions: &mut Vec<Action>) -> Result<()> {
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let new = actions.iter_mut().find_map(|action| match action {
+            Action::Metadata(metadata) => Some(metadata),
+            _ => None,
+        });
+        match (new, &self.plan.base) {
+            (Some(metadata), _) => *metadata = with_high_water_marks(metadata, taken)?,
+            (None, Some(base)) => {
+                let metadata = with_high_water_marks(base.metadata(), taken)?;
+                actions.push(Action::Metadata(metadata));
+            }
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    fn outcome(&self, report: &Report, actions: &[Action]) -> Outcome {
+        let location = self.plan.write.target.table.location();
+        let (scanned, opened) = (
+            self.plan.scanned.len() as u64,
+            files_opened(&self.input, location) as u64,
+        );
+        // the source may scan the table, too
+        let opened = opened.min(scanned);
+        let mut outcome = Outcome {
+            rows: report.counts,
+            source_rows: source_rows(&self.input),
+            files_scanned: opened,
+            files_pruned: scanned - opened,
+            ..Outcome::default()
+        };
+        outcome.count_files(actions);
+        outcome
+    }
+
+    async fn write_rows(&self, files: &UnnamedFiles) -> Result<Report> {
         let mut report = Report::default();
         let mut stream = self.input.execute(0, Arc::clone(&self.context))?;
         let mut failure = None;
@@ -460,30 +558,14 @@ impl Run {
         }
         failure.map_or(Ok(report), Err)
     }
-
-    async fn abandon(&self, files: Files) {
-        remove_orphans(&self.plan.write.target.table, files.written).await;
-    }
 }
 
-/// The files that this attempt has written, for the case that nobody will name them.
-#[derive(Debug, Default)]
-pub(crate) struct Files {
-    written: Vec<Path>,
-    /// A commit that names them has been attempted.
-    in_doubt: bool,
-}
-
-impl Files {
-    /// Remembers a file.
-    pub(crate) fn push(&mut self, path: Path) {
-        self.written.push(path);
-    }
-
-    /// Remembers a new data file.
-    pub(crate) fn push_add(&mut self, add: &Add) {
-        self.written.extend(decode_path("", &add.path));
-    }
+/// How one attempt has ended.
+enum Attempt {
+    /// Committed, or there was nothing to commit.
+    Done(Outcome),
+    /// Another writer got in the way; the error says who.
+    Lost(Error),
 }
 
 /// What all writers report together.
@@ -493,26 +575,32 @@ struct Report {
     cdc: Vec<Action>,
     marks: BTreeMap<u32, Marks>,
     counts: RowCounts,
+    /// The last numbers that the writers have taken in identity columns.
+    identities: Vec<(usize, i64)>,
 }
 
 impl Report {
-    fn add(&mut self, plan: &CommitPlan, written: Vec<Written>, files: &mut Files) -> Result<()> {
+    fn add(
+        &mut self,
+        plan: &CommitPlan,
+        written: Vec<Written>,
+        files: &UnnamedFiles,
+    ) -> Result<()> {
         for report in written {
             match report {
                 Written::Add(add) => {
-                    files.push_add(&add);
+                    remember(std::slice::from_ref(&add), files);
                     self.adds.push(add);
                 }
                 Written::Cdc(cdc) => {
-                    files.written.extend(decode_path("", &cdc.path));
+                    if let Ok(path) = decode_path("", &cdc.path) {
+                        files.push(path);
+                    }
                     self.cdc.push(Action::Cdc(cdc));
                 }
                 Written::Marks(file, marks) => self.mark(plan, file, marks)?,
-                Written::Counts(counts) => {
-                    self.counts.inserted += counts.inserted;
-                    self.counts.updated += counts.updated;
-                    self.counts.deleted += counts.deleted;
-                }
+                Written::Counts(counts) => self.counts.add(&counts),
+                Written::Identities(last) => self.identities.extend(last),
             }
         }
         Ok(())

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use datafusion::execution::SessionState;
 
 use super::commit_exec::{CommitPlan, Removal};
-use super::constraint::Constraints;
 use super::row_format::RowFormat;
+use super::row_rules::RowRules;
 use super::write_exec::WriteSpec;
 use crate::delta::DeltaTable;
 use crate::delta::actions::{Action, Metadata, Protocol};
@@ -36,7 +36,7 @@ pub(crate) fn plan_create(
     };
     let target = write_target(table, &metadata, &protocol)?;
     check_writable(table.name(), &metadata, &protocol, &target.layout)?;
-    let constraints = Constraints::try_new(&target, &session)?;
+    let rules = RowRules::try_new(&target, &session)?;
     let operation = operation
         .with_parameter(
             "partitionBy",
@@ -58,13 +58,14 @@ pub(crate) fn plan_create(
         write: WriteSpec {
             target,
             format: RowFormat::Inserts,
-            constraints,
+            rules,
             change_rows: false,
             unique_matches: true,
         },
         scanned: Arc::default(),
         operation,
         reads: ReadSet::Table,
+        estimate: None,
         session,
     })
 }

@@ -12,29 +12,32 @@ use async_trait::async_trait;
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, TableReference};
+use datafusion::common::{Column, ScalarValue, TableReference};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{
     DmlStatement, Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType,
-    WriteOp, col, when,
+    WriteOp, cast, col, lit, when,
 };
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
-use super::constraint::Constraints;
 use super::insert::{base_version, schema_changed, write_target};
 use super::key_check::KeyCheck;
-use super::relation::TargetRelation;
-use super::row_format::{ACTION, FILE, ROW, RowAction, RowFormat, file_field, new_name, old_name};
+use super::relation::{TargetRelation, address_schema};
+use super::row_format::{ACTION, FILE, ROW, ROW_ID, RowAction, RowFormat, new_name, old_name};
+use super::row_rules::RowRules;
 use super::write_exec::WriteSpec;
 use crate::change::distinct;
 use crate::delta::DeltaTable;
+use crate::delta::computed::refuse_assignments;
+use crate::delta::layout::TableLayout;
 use crate::delta::properties::TableProperties;
 use crate::delta::scan::{DeltaScan, ScanFile};
+use crate::delta::scan_source::scans_of;
 use crate::delta::snapshot::Snapshot;
-use crate::delta::transaction::{Operation, ReadSet};
+use crate::delta::transaction::{Operation, ReadRows, ReadSet};
 use crate::error::{Error, Result};
 
 /// Which statement is rewritten.
@@ -56,14 +59,16 @@ impl DmlKind {
     }
 }
 
-/// Rewrites an UPDATE or DELETE of `table`, whose schema the statement was planned with.
+/// Rewrites an UPDATE or DELETE of `table`, whose schema and properties the statement was planned with.
 pub(crate) fn rewrite_dml(
     table: &DeltaTable,
-    schema: &SchemaRef,
+    (layout, properties): (&TableLayout, &TableProperties),
     kind: DmlKind,
     statement: &DmlStatement,
 ) -> Result<LogicalPlan> {
-    let target = Arc::new(DmlTarget::new(table.clone(), schema));
+    let schema = layout.schema();
+    let row_ids = properties.row_tracking.is_some();
+    let target = Arc::new(DmlTarget::new(table.clone(), schema, row_ids));
     let selected = with_addresses(
         statement.input.as_ref().clone(),
         &statement.table_name,
@@ -71,7 +76,7 @@ pub(crate) fn rewrite_dml(
     )?;
     let (rows, assigned) = match kind {
         DmlKind::Delete { images } => (delete_rows(selected, schema, images)?, vec![]),
-        DmlKind::Update => update_rows(selected, schema)?,
+        DmlKind::Update => update_rows(selected, layout)?,
     };
     let sink = RowChangeSink {
         schema: Arc::clone(rows.schema().inner()),
@@ -117,13 +122,11 @@ fn with_addresses(
 
 /// Address and, if wanted, present values of every selected row.
 fn delete_rows(selected: LogicalPlan, schema: &Schema, images: bool) -> Result<LogicalPlan> {
-    let [file, row] = addresses(&selected)?;
-    let mut columns = vec![
-        RowAction::Delete.literal().alias(ACTION),
-        file.clone().alias(FILE),
-        row.alias(ROW),
-    ];
-    let qualifier = qualifier(&file);
+    let address = addresses(&selected);
+    let qualifier = qualifier(&address)?;
+    let mut columns = vec![RowAction::Delete.literal().alias(ACTION)];
+    // a row that goes has no use for its id
+    columns.extend(address.into_iter().take(2));
     let fields = schema.fields().iter().filter(|_| images);
     columns.extend(fields.enumerate().map(|(index, field)| {
         col(Column::new(qualifier.clone(), field.name())).alias(old_name(index))
@@ -135,19 +138,30 @@ fn delete_rows(selected: LogicalPlan, schema: &Schema, images: bool) -> Result<L
 
 /// Address, new and present values, and the positions of the columns that are assigned to; the statement's own projection gives the
 /// new values in the order of the table's columns.
-fn update_rows(selected: LogicalPlan, schema: &Schema) -> Result<(LogicalPlan, Vec<usize>)> {
+fn update_rows(selected: LogicalPlan, layout: &TableLayout) -> Result<(LogicalPlan, Vec<usize>)> {
+    let schema = layout.schema();
+    let is_recomputed = |index: usize| {
+        let mut computed = layout.computed().iter();
+        computed.any(|(column, computed)| *column == index && computed.is_recomputed())
+    };
     let LogicalPlan::Projection(projection) = selected else {
         return Err(Error::internal("UPDATE without a projection"));
     };
     let input = Arc::unwrap_or_clone(projection.input);
-    let [file, row] = addresses(&input)?;
-    let qualifier = qualifier(&file);
+    let mut values = addresses(&input);
+    let address = values.iter().map(|value| value.schema_name().to_string());
+    let address: Vec<String> = address.collect();
+    let qualifier = qualifier(&values)?;
     let old = |field: &Field| col(Column::new(qualifier.clone(), field.name()));
-    let mut values = vec![file.alias(FILE), row.alias(ROW)];
     let (mut differs, mut assigned): (Option<Expr>, Vec<usize>) = (None, vec![]);
     for (index, (field, value)) in schema.fields().iter().zip(projection.expr).enumerate() {
-        let value = value.unalias();
-        if value != old(field) {
+        let mut value = value.unalias();
+        if value == old(field) {
+            if is_recomputed(index) {
+                // the writer computes what is NULL
+                value = lit(ScalarValue::Null);
+            }
+        } else {
             assigned.push(index);
             let different = distinct(
                 col(new_name(index)),
@@ -156,8 +170,10 @@ fn update_rows(selected: LogicalPlan, schema: &Schema) -> Result<(LogicalPlan, V
             );
             differs = Some(differs.map_or(different.clone(), |differs| differs.or(different)));
         }
-        values.push(value.alias(new_name(index)));
+        // compared and written as what it becomes
+        values.push(cast(value, field.data_type().clone()).alias(new_name(index)));
     }
+    refuse_assignments(layout, &assigned)?;
     values.extend(
         schema
             .fields()
@@ -172,8 +188,9 @@ fn update_rows(selected: LogicalPlan, schema: &Schema) -> Result<(LogicalPlan, V
         None => RowAction::Keep.literal(),
     };
     let width = schema.fields().len();
-    let all = [col(FILE), col(ROW)]
-        .into_iter()
+    let all = address
+        .iter()
+        .map(|name| col(Column::new_unqualified(name)))
         .chain((0..width).map(|index| col(new_name(index))))
         .chain((0..width).map(|index| col(old_name(index))));
     let columns = std::iter::once(action.alias(ACTION)).chain(all);
@@ -183,21 +200,22 @@ fn update_rows(selected: LogicalPlan, schema: &Schema) -> Result<(LogicalPlan, V
     Ok((rows.build()?, assigned))
 }
 
-/// The columns that hold the address of a row in `plan`.
-fn addresses(plan: &LogicalPlan) -> Result<[Expr; 2]> {
-    let find = |name: &str| {
+/// The columns that hold the address of a row in `plan`, and its id if it has one, without their qualifier.
+fn addresses(plan: &LogicalPlan) -> Vec<Expr> {
+    let find = |name: &&str| {
         let found = plan.schema().iter().find(|(_, field)| field.name() == name);
-        found
-            .map(|(qualifier, field)| col(Column::new(qualifier.cloned(), field.name())))
-            .ok_or_else(|| Error::internal(format!("the plan has lost {name}")))
+        found.map(|(qualifier, field)| {
+            col(Column::new(qualifier.cloned(), field.name())).alias(*name)
+        })
     };
-    Ok([find(FILE)?, find(ROW)?])
+    [FILE, ROW, ROW_ID].iter().filter_map(find).collect()
 }
 
-fn qualifier(address: &Expr) -> Option<TableReference> {
-    match address {
-        Expr::Column(column) => column.relation.clone(),
-        _ => None,
+/// The qualifier of the target's columns.
+fn qualifier(address: &[Expr]) -> Result<Option<TableReference>> {
+    match address.first().map(|address| address.clone().unalias()) {
+        Some(Expr::Column(column)) if address.len() >= 2 => Ok(column.relation),
+        _ => Err(Error::internal("the plan has lost the address of its rows")),
     }
 }
 
@@ -206,6 +224,8 @@ fn qualifier(address: &Expr) -> Option<TableReference> {
 struct Pinned {
     snapshot: Arc<Snapshot>,
     files: Arc<Vec<ScanFile>>,
+    /// Tells which rows the statement's filters select; absent when there is no scan.
+    read: Option<Arc<dyn ReadRows>>,
 }
 
 /// The target as the statement reads it: the newest version at planning, with row addresses.
@@ -213,6 +233,7 @@ struct Pinned {
 struct DmlTarget {
     table: DeltaTable,
     columns: SchemaRef,
+    row_ids: bool,
     /// The same with row addresses.
     schema: SchemaRef,
     /// What was planned last, until its commit is planned.
@@ -220,18 +241,12 @@ struct DmlTarget {
 }
 
 impl DmlTarget {
-    fn new(table: DeltaTable, schema: &SchemaRef) -> Self {
-        let row = Arc::new(Field::new(ROW, arrow::datatypes::DataType::Int64, true));
-        let fields = schema
-            .fields()
-            .iter()
-            .cloned()
-            .chain([file_field(), row])
-            .collect::<Vec<_>>();
+    fn new(table: DeltaTable, schema: &SchemaRef, row_ids: bool) -> Self {
         Self {
             table,
             columns: Arc::clone(schema),
-            schema: Arc::new(Schema::new(fields)),
+            row_ids,
+            schema: address_schema(schema, row_ids),
             pinned: Mutex::new(None),
         }
     }
@@ -268,17 +283,20 @@ impl TableProvider for DmlTarget {
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let snapshot = self.table.snapshot().await?;
-        if snapshot.layout().schema() != &self.columns {
+        let row_tracking = snapshot.properties().row_tracking.as_ref();
+        if snapshot.layout().schema() != &self.columns || row_tracking.is_some() != self.row_ids {
             return Err(schema_changed(&self.table).into());
         }
         let scan = DeltaScan::of_snapshot(&snapshot).await?;
+        let files = Arc::new(scan.files.clone());
+        let target = TargetRelation::new(scan, row_tracking);
+        let read = target.rows_read(state, filters)?;
         *self.pinned() = Some(Pinned {
-            snapshot,
-            files: Arc::new(scan.files.clone()),
+            snapshot: Arc::clone(&snapshot),
+            files,
+            read: Some(Arc::new(read)),
         });
-        TargetRelation::new(scan)
-            .scan(state, projection, filters, limit)
-            .await
+        target.scan(state, projection, filters, limit).await
     }
 }
 
@@ -332,6 +350,7 @@ impl RowChangeSink {
             None => Pinned {
                 snapshot: self.target.table.snapshot().await?,
                 files: Arc::default(),
+                read: None,
             },
         };
         let target = write_target(&pinned.snapshot, true)?;
@@ -346,8 +365,9 @@ impl RowChangeSink {
         if change_rows && !images {
             return Err(schema_changed(&self.target.table));
         }
-        let constraints = Constraints::try_new(&target, session)?;
+        let rules = RowRules::try_new(&target, session)?;
         let format = RowFormat::Actions {
+            row_ids: self.target.row_ids && update,
             new_values: update,
             old_values: images,
         };
@@ -356,7 +376,7 @@ impl RowChangeSink {
             write: WriteSpec {
                 target,
                 format,
-                constraints,
+                rules,
                 change_rows,
                 unique_matches: update,
             },
@@ -365,7 +385,14 @@ impl RowChangeSink {
             key_check: None,
             prelude: vec![],
             operation: Operation::new(if update { "UPDATE" } else { "DELETE" }),
-            reads: ReadSet::Table,
+            // what a second scan reads may be anywhere
+            reads: match pinned.read {
+                Some(of) if scans_of(rows, self.target.table.location()) == 1 => {
+                    ReadSet::Rows { of, complete: true }
+                }
+                _ => ReadSet::Table,
+            },
+            estimate: None,
             session: Arc::clone(session),
         })
     }

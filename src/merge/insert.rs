@@ -9,9 +9,9 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 
 use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
-use super::constraint::Constraints;
 use super::key_check::KeyCheck;
 use super::row_format::RowFormat;
+use super::row_rules::RowRules;
 use super::write_exec::WriteSpec;
 use crate::delta::DeltaTable;
 use crate::delta::actions::Action;
@@ -62,13 +62,13 @@ pub(crate) fn plan_append(
     session: Arc<SessionState>,
 ) -> Result<CommitPlan> {
     let target = write_target(&base, false)?;
-    let constraints = Constraints::try_new(&target, &session)?;
+    let rules = RowRules::try_new(&target, &session)?;
     Ok(CommitPlan {
         base: Some(base),
         write: WriteSpec {
             target,
             format: RowFormat::Inserts,
-            constraints,
+            rules,
             change_rows: false,
             unique_matches: true,
         },
@@ -78,6 +78,7 @@ pub(crate) fn plan_append(
         prelude: vec![],
         operation,
         reads: ReadSet::Table,
+        estimate: None,
         session,
     })
 }

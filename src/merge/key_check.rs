@@ -20,7 +20,8 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::key_collect::{KeyColumn, KeyKind, KeyPruning};
+use super::key_collect::{KeyColumn, KeyPruning};
+use super::keys::KeyKind;
 use super::relation::{SourceRelation, TargetRelation};
 use super::row_format::{ACTION, FILE, ROW, RowAction, new_name, old_name};
 use super::unique_exec::{
@@ -151,7 +152,9 @@ impl KeyCheck {
             if let Some(statistics) = order.position(|index| index == *position) {
                 let column = KeyColumn {
                     source: 0,
+                    target: *position,
                     statistics,
+                    in_files: !layout.is_partition(*position),
                     kind: KeyKind::Integer,
                 };
                 scan.runtime_pruning = Some(Arc::new(KeyPruning::known(column, keys)) as _);
@@ -234,7 +237,7 @@ impl KeyCheck {
 
     /// The rows of the table that the statement leaves where they are.
     async fn rows_that_stay(&self, base: &Arc<Snapshot>) -> Result<LogicalPlan> {
-        let present = TargetRelation::new(DeltaScan::of_snapshot(base).await?);
+        let present = TargetRelation::new(DeltaScan::of_snapshot(base).await?, None);
         let present = provider_as_source(Arc::new(present));
         let present = LogicalPlanBuilder::scan(PRESENT, present, None)?;
         if !self.actions {

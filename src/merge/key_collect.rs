@@ -10,25 +10,35 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
-use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use arrow::array::Array;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ScalarValue, Statistics};
 use datafusion::error::Result;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{Column, InListExpr, binary, in_list, lit};
 use datafusion::physical_plan::execution_plan::CardinalityEffect;
+use datafusion::physical_plan::metrics::{
+    Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
+};
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::{Stream, StreamExt};
 
-use crate::delta::scan_source::RuntimePruning;
+use super::keys::{KeyKind, Keys};
+use crate::delta::scan_source::{RowPredicate, RuntimePruning};
 
-/// Beyond so many keys nearly every file holds one: pruning is given up.
-const MAX_KEYS: usize = 4_000_000;
+/// How many ranges stand for the keys where a test of each would not help: for row groups and pages.
+const RANGES: usize = 32;
+/// So few keys are looked for one by one, in bloom filters, too; DataFusion looks for no more.
+const FEW: usize = 20;
+
+/// The metric that counts the rows that have passed.
+const SOURCE_ROWS: &str = "source_rows";
 
 /// How many rows a source is taken to have that says nothing of itself.
 const GUESSED_ROWS: usize = 1000;
@@ -38,39 +48,13 @@ const GUESSED_ROWS: usize = 1000;
 pub(crate) struct KeyColumn {
     /// Position in the source.
     pub source: usize,
+    /// Position in the target.
+    pub target: usize,
     /// Position in the statistics of the target's files.
     pub statistics: usize,
+    /// Whether it stands in the files, as partition columns do not.
+    pub in_files: bool,
     pub kind: KeyKind,
-}
-
-/// How keys of a column are compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum KeyKind {
-    Integer,
-    Text,
-}
-
-impl KeyKind {
-    /// The kind of a pair of columns; `None` where their statistics are no help.
-    pub(crate) fn of(source: &DataType, target: &DataType) -> Option<Self> {
-        match (Self::of_type(source)?, Self::of_type(target)?) {
-            (Self::Integer, Self::Integer) if source.is_integer() == target.is_integer() => {
-                Some(Self::Integer)
-            }
-            (Self::Text, Self::Text) => Some(Self::Text),
-            _ => None,
-        }
-    }
-
-    fn of_type(data_type: &DataType) -> Option<Self> {
-        match data_type {
-            DataType::Date32 => Some(Self::Integer),
-            DataType::UInt64 => None,
-            other if other.is_integer() => Some(Self::Integer),
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Some(Self::Text),
-            _ => None,
-        }
-    }
 }
 
 /// The keys of a join's source, once they are known.
@@ -81,13 +65,6 @@ pub(crate) struct KeyPruning {
     published: OnceLock<Vec<Keys>>,
     /// The plan is executed again: its source may give other keys, so none are known any more.
     repeated: AtomicBool,
-}
-
-#[derive(Debug, Clone)]
-enum Keys {
-    Integers(Vec<i64>),
-    Texts(Vec<String>),
-    TooMany,
 }
 
 impl KeyPruning {
@@ -136,13 +113,86 @@ impl KeyPruning {
     }
 }
 
+impl KeyPruning {
+    fn known_keys(&self) -> Option<&Vec<Keys>> {
+        let published = self.published.get();
+        published.filter(|_| !self.repeated.load(Ordering::Acquire))
+    }
+}
+
+/// Values of `column` that are keys; `None` where that would say nothing.
+fn is_key(
+    column: &KeyColumn,
+    keys: &Keys,
+    schema: &Schema,
+) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+    let field = schema.field(column.statistics);
+    let Some(values) = keys.values(field.data_type())? else {
+        return Ok(None);
+    };
+    let value: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), column.statistics));
+    if values.is_empty() {
+        return Ok(Some(lit(false)));
+    }
+    let is_one = |values| InListExpr::try_new_from_array(Arc::clone(&value), values, false, schema);
+    if values.len() <= FEW {
+        let values =
+            (0..values.len()).map(|row| Ok(lit(ScalarValue::try_from_array(&values, row)?)));
+        let values = values.collect::<Result<Vec<_>>>()?;
+        return Ok(Some(in_list(value, values, &false, schema)?));
+    }
+    let mut ranges: Option<Arc<dyn PhysicalExpr>> = None;
+    // keys that the column cannot hold are missing from the values, and so from no range of them
+    let counted = keys.count() == Some(values.len());
+    for (first, last) in keys.ranges(if counted { RANGES } else { 0 }) {
+        let bound = |row, operator| {
+            let bound = lit(ScalarValue::try_from_array(&values, row)?);
+            binary(Arc::clone(&value), operator, bound, schema)
+        };
+        let range = binary(
+            bound(first, Operator::GtEq)?,
+            Operator::And,
+            bound(last, Operator::LtEq)?,
+            schema,
+        )?;
+        ranges = Some(match ranges {
+            Some(ranges) => binary(ranges, Operator::Or, range, schema)?,
+            None => range,
+        });
+    }
+    let exact: Arc<dyn PhysicalExpr> = Arc::new(is_one(Arc::clone(&values))?);
+    Ok(Some(match ranges {
+        Some(ranges) => binary(ranges, Operator::And, exact, schema)?,
+        None => exact,
+    }))
+}
+
 impl RuntimePruning for KeyPruning {
+    fn predicate(&self, schema: &Schema) -> Option<RowPredicate> {
+        let known = self.columns.iter().zip(self.known_keys()?);
+        let in_files = known.filter(|(column, _)| column.in_files);
+        let mut predicate: Option<RowPredicate> = None;
+        for (column, keys) in in_files {
+            let (Some(count), Ok(Some(is_key))) = (keys.count(), is_key(column, keys, schema))
+            else {
+                continue;
+            };
+            predicate = Some(match predicate {
+                None => RowPredicate {
+                    expression: is_key,
+                    values: count,
+                },
+                Some(both) => RowPredicate {
+                    expression: binary(both.expression, Operator::And, is_key, schema).ok()?,
+                    values: both.values.min(count),
+                },
+            });
+        }
+        predicate
+    }
+
     fn may_match(&self, statistics: &Statistics) -> bool {
-        let Some(published) = self
-            .published
-            .get()
-            .filter(|_| !self.repeated.load(Ordering::Acquire))
-        else {
+        let Some(published) = self.known_keys() else {
             return true;
         };
         self.columns.iter().zip(published).all(|(column, keys)| {
@@ -154,111 +204,23 @@ impl RuntimePruning for KeyPruning {
     }
 }
 
-impl Keys {
-    fn new(kind: KeyKind) -> Self {
-        match kind {
-            KeyKind::Integer => Self::Integers(vec![]),
-            KeyKind::Text => Self::Texts(vec![]),
-        }
-    }
-
-    fn extend(&mut self, array: &ArrayRef) -> Result<()> {
-        match self {
-            Self::Integers(keys) => {
-                let values = match array.data_type() {
-                    DataType::Date32 => cast(&cast(array, &DataType::Int32)?, &DataType::Int64)?,
-                    _ => cast(array, &DataType::Int64)?,
-                };
-                keys.extend(values.as_primitive::<Int64Type>().iter().flatten());
-            }
-            Self::Texts(keys) => {
-                let values = cast(array, &DataType::Utf8)?;
-                keys.extend(
-                    values
-                        .as_string::<i32>()
-                        .iter()
-                        .flatten()
-                        .map(str::to_owned),
-                );
-            }
-            Self::TooMany => {}
-        }
-        self.give_up_if_too_many();
-        Ok(())
-    }
-
-    fn merge(&mut self, other: Self) {
-        match (&mut *self, other) {
-            (Self::Integers(all), Self::Integers(more)) => all.extend(more),
-            (Self::Texts(all), Self::Texts(more)) => all.extend(more),
-            (this, _) => *this = Self::TooMany,
-        }
-        self.give_up_if_too_many();
-    }
-
-    fn give_up_if_too_many(&mut self) {
-        let count = match self {
-            Self::Integers(keys) => keys.len(),
-            Self::Texts(keys) => keys.len(),
-            Self::TooMany => 0,
-        };
-        if count > MAX_KEYS {
-            *self = Self::TooMany;
-        }
-    }
-
-    fn sort(&mut self) {
-        match self {
-            Self::Integers(keys) => {
-                keys.sort_unstable();
-                keys.dedup();
-            }
-            Self::Texts(keys) => {
-                keys.sort_unstable();
-                keys.dedup();
-            }
-            Self::TooMany => {}
-        }
-    }
-
-    fn any_between(&self, low: &Precision<ScalarValue>, high: &Precision<ScalarValue>) -> bool {
-        let (Some(low), Some(high)) = (low.get_value(), high.get_value()) else {
-            return true;
-        };
-        match self {
-            Self::Integers(keys) => match (integer(low), integer(high)) {
-                (Some(low), Some(high)) => keys
-                    .get(keys.partition_point(|key| *key < low))
-                    .is_some_and(|key| *key <= high),
-                _ => true,
-            },
-            Self::Texts(keys) => match (low.try_as_str().flatten(), high.try_as_str().flatten()) {
-                (Some(low), Some(high)) => keys
-                    .get(keys.partition_point(|key| key.as_str() < low))
-                    .is_some_and(|key| key.as_str() <= high),
-                _ => true,
-            },
-            Self::TooMany => true,
-        }
-    }
-}
-
-fn integer(value: &ScalarValue) -> Option<i64> {
-    match value {
-        ScalarValue::Int8(value) => value.map(i64::from),
-        ScalarValue::Int16(value) => value.map(i64::from),
-        ScalarValue::Int32(value) | ScalarValue::Date32(value) => value.map(i64::from),
-        ScalarValue::Int64(value) => *value,
-        _ => None,
-    }
-}
-
 /// Passes its input through and publishes its keys when all of it has passed.
 #[derive(Debug)]
 pub(crate) struct KeyCollectExec {
     input: Arc<dyn ExecutionPlan>,
     pruning: Arc<KeyPruning>,
     unfinished: Arc<AtomicUsize>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+/// How many rows the sources in a plan have had so far.
+pub(crate) fn source_rows(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let own = plan.downcast_ref::<KeyCollectExec>().and_then(|source| {
+        let rows = source.metrics.clone_inner().sum_by_name(SOURCE_ROWS)?;
+        u64::try_from(rows.as_usize()).ok()
+    });
+    let below: u64 = plan.children().into_iter().map(source_rows).sum();
+    own.unwrap_or(0) + below
 }
 
 impl KeyCollectExec {
@@ -269,6 +231,7 @@ impl KeyCollectExec {
             input,
             pruning,
             unfinished: Arc::new(AtomicUsize::new(partitions)),
+            metrics: ExecutionPlanMetricsSet::new(),
         }
     }
 }
@@ -343,7 +306,12 @@ impl ExecutionPlan for KeyCollectExec {
             pruning: Arc::clone(&self.pruning),
             unfinished: Arc::clone(&self.unfinished),
             local: Some(local),
+            rows: MetricBuilder::new(&self.metrics).counter(SOURCE_ROWS, partition),
         }))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
     }
 
     fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
@@ -375,6 +343,7 @@ struct KeyCollectStream {
     pruning: Arc<KeyPruning>,
     unfinished: Arc<AtomicUsize>,
     local: Option<Vec<Keys>>,
+    rows: Count,
 }
 
 impl KeyCollectStream {
@@ -414,6 +383,7 @@ impl Stream for KeyCollectStream {
         match &polled {
             Poll::Ready(Some(Ok(batch))) => {
                 let batch = batch.clone();
+                self.rows.add(batch.num_rows());
                 if let Err(error) = self.take_keys(&batch) {
                     return Poll::Ready(Some(Err(error)));
                 }
@@ -428,29 +398,5 @@ impl Stream for KeyCollectStream {
 impl RecordBatchStream for KeyCollectStream {
     fn schema(&self) -> SchemaRef {
         self.input.schema()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(keys: &[i64], low: i64, high: i64, expected: bool) {
-        let mut keys = Keys::Integers(keys.to_vec());
-        keys.sort();
-        let exact = |value| Precision::Exact(ScalarValue::Int64(Some(value)));
-        assert_eq!(
-            keys.any_between(&exact(low), &exact(high)),
-            expected,
-            "{keys:?} in {low}..={high}"
-        );
-    }
-
-    #[test]
-    fn a_file_between_two_clusters_of_keys_is_left_alone() {
-        check(&[1, 2, 900], 0, 10, true);
-        check(&[1, 2, 900], 3, 899, false);
-        check(&[1, 2, 900], 900, 1000, true);
-        check(&[], 0, 10, false);
     }
 }

@@ -3,39 +3,45 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use datafusion::common::stats::Precision;
 use datafusion::common::{DFSchemaRef, Statistics};
 use datafusion::execution::SessionState;
 use datafusion::execution::memory_pool::MemoryLimit;
-use datafusion::logical_expr::dml::MergeIntoClause;
-use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::dml::{MergeIntoAction, MergeIntoClause};
+use datafusion::logical_expr::utils::{disjunction, split_conjunction};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
-use super::clause::{Clauses, refuse_subquery};
+use super::clause::{ClauseKind, Clauses};
 use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
-use super::constraint::Constraints;
+use super::estimate::Estimate;
 use super::insert::{base_version, schema_changed, write_target};
 use super::key_check::KeyCheck;
-use super::key_collect::{KeyColumn, KeyKind, KeyPruning};
+use super::key_collect::{KeyColumn, KeyPruning};
+use super::keys::KeyKind;
 use super::relation::{SourceRelation, TargetRelation};
 use super::row_format::RowFormat;
 use super::row_plan::{RowPlanner, Shape};
+use super::row_rules::RowRules;
+use super::subquery::has_subquery;
 use super::write_exec::WriteSpec;
 use crate::change::without_dynamic_filters;
 use crate::delta::DeltaTable;
+use crate::delta::actions::Action;
+use crate::delta::computed::refuse_assignments;
+use crate::delta::evolution::evolved;
 use crate::delta::layout::TableLayout;
-use crate::delta::scan::{DeltaScan, ScanFile};
-use crate::delta::scan_source::versions_read;
+use crate::delta::scan::DeltaScan;
+use crate::delta::scan_source::{scans_of, versions_read};
 use crate::delta::snapshot::Snapshot;
 use crate::delta::transaction::{Operation, ReadSet};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// A source below this share of the target's rows is sparse: filtering inside the Parquet reader pays.
-const SPARSE_SHARE: usize = 20;
+/// How often a statement is planned again when a commit has come between its reads of the table.
+const MAX_PLANS: u32 = 10;
 
 /// A MERGE as it arrives at the table.
 #[derive(Debug, Clone)]
@@ -49,6 +55,8 @@ pub(crate) struct MergeStatement {
     pub schema: DFSchemaRef,
     pub on: Expr,
     pub clauses: Vec<MergeIntoClause>,
+    /// Columns that the target gets with the same commit, where it lacks them.
+    pub evolution: Option<SchemaRef>,
 }
 
 /// Plans the statement on the newest version; nothing is read or written yet.
@@ -82,10 +90,58 @@ impl Replan for MergeStatement {
 impl MergeStatement {
     /// The row changes, and how to commit them.
     pub(crate) async fn plan(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
+        // what cannot be planned anew: a version or rows that were fixed before
+        let fixed =
+            self.base.is_some() || !versions_read(&self.source, self.table.location()).is_empty();
+        for _ in 0..MAX_PLANS {
+            match self.plan_once().await {
+                Err(Error::Conflict { .. }) if !fixed => {}
+                planned => return planned,
+            }
+        }
+        self.plan_once().await
+    }
+
+    /// Whether ON, WHEN, SET or VALUES have a sub-query, which may read anything.
+    fn has_subqueries(&self) -> bool {
+        has_subquery(&self.on)
+            || self.clauses.iter().any(|clause| {
+                let values: Vec<&Expr> = match &clause.action {
+                    MergeIntoAction::Update(assignments) => {
+                        assignments.iter().map(|(_, value)| value).collect()
+                    }
+                    MergeIntoAction::Insert { values, .. } => values.iter().collect(),
+                    MergeIntoAction::Delete => vec![],
+                };
+                clause.predicate.iter().chain(values).any(has_subquery)
+            })
+    }
+
+    /// A sub-query on the target is planned after the version was chosen, and has to read that one too.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when a commit has come in between.
+    fn check_versions(&self, rows: &Arc<dyn ExecutionPlan>, base: &Snapshot) -> Result<()> {
+        if !self.has_subqueries() {
+            return Ok(());
+        }
+        let read = versions_read(rows, self.table.location());
+        match read.into_iter().find(|version| *version != base.version()) {
+            Some(version) => Err(Error::Conflict {
+                version,
+                operation: "a commit".into(),
+                detail: "it came between two reads of the table by this statement".into(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    async fn plan_once(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
         let snapshot = match &self.base {
             Some(base) => Arc::clone(base),
             None => base_version(&self.table, &self.source).await?.0,
         };
+        let (snapshot, prelude) = self.evolved(snapshot).await?;
         let layout = snapshot.layout();
         let width = layout.schema().fields().len();
         let target_columns =
@@ -99,30 +155,37 @@ impl MergeStatement {
             return Err(schema_changed(&self.table));
         }
         let clauses = Clauses::try_new(self.clauses.clone(), &self.schema, width)?;
+        for assigned in clauses.assigned() {
+            refuse_assignments(layout, &assigned)?;
+        }
         let target = write_target(&snapshot, clauses.marks_rows())?;
         // without updates readers can infer the changes, unless files are rewritten
         let change_rows = target.properties.change_data_feed
             && (clauses.update() || (clauses.marks_rows() && !target.properties.deletion_vectors));
+        let row_tracking = snapshot.properties().row_tracking.as_ref();
         let format = RowFormat::Actions {
+            row_ids: row_tracking.is_some() && clauses.update(),
             new_values: clauses.writes_rows(),
             old_values: change_rows,
         };
         let shape = Shape::new(&clauses);
-        if !shape.is_inner() {
-            refuse_subquery("ON", &self.on)?;
-        }
-        let keys = shape
-            .prunes_target()
-            .then(|| self.key_columns(layout))
-            .filter(|keys| !keys.is_empty())
-            .map(|keys| Arc::new(KeyPruning::new(keys)));
         let mut scan = DeltaScan::of_snapshot(&snapshot).await?;
-        scan.runtime_pruning = keys.clone().map(|keys| keys as _);
-        scan.pushdown_filters = shape
-            .prunes_target()
-            .then(|| self.is_sparse(&scan.files))
-            .flatten();
+        let mut estimate = self.estimate(&shape, &scan);
+        let anyway = self.wanted_by_source(&clauses, width);
+        let mut columns = vec![];
+        if shape.prunes_target() || anyway.is_some() {
+            columns = self.key_columns(layout, format.has_row_ids());
+        }
+        let name = |key: &KeyColumn| layout.schema().field(key.target).name().clone();
+        estimate.keys = columns.iter().map(name).collect();
+        let keys = Arc::new(KeyPruning::new(columns));
+        if !estimate.keys.is_empty() {
+            scan.runtime_pruning = Some(Arc::clone(&keys) as _);
+            scan.wanted_anyway = anyway;
+        }
         let scanned = Arc::new(scan.files.clone());
+        let relation = TargetRelation::new(scan, row_tracking.filter(|_| format.has_row_ids()));
+        let read = Arc::new(relation.rows_read(self.session.as_ref(), &[])?);
         let planner = RowPlanner {
             statement: self,
             layout,
@@ -131,25 +194,88 @@ impl MergeStatement {
             format,
         };
         let logical = planner.logical(
-            TargetRelation::new(scan),
-            SourceRelation::new(Arc::clone(&self.source), keys),
+            relation,
+            SourceRelation::new(Arc::clone(&self.source), Some(keys)),
         )?;
         let rows = self
             .planning_session()
             .create_physical_plan(&logical)
             .await?;
-        let constraints = Constraints::try_new(&target, &self.session)?;
+        self.check_versions(&rows, &snapshot)?;
+        let rules = RowRules::try_new(&target, &self.session)?;
         let unique_matches = clauses.unique_matches();
         let (rows, key_check) = self.key_check(rows, &snapshot, &clauses)?;
         let write = WriteSpec {
             target,
             format,
-            constraints,
+            rules,
             change_rows,
             unique_matches,
         };
-        let plan = self.commit_plan(snapshot, write, scanned);
-        Ok((rows, CommitPlan { key_check, ..plan }))
+        // which rows the source's rows meet is known only where they come from elsewhere
+        let reads_once = scans_of(&rows, self.table.location()) == 1;
+        let reads = if shape.prunes_target() && reads_once && key_check.is_none() {
+            ReadSet::Rows {
+                of: read,
+                complete: shape.has_matched(),
+            }
+        } else {
+            ReadSet::Table
+        };
+        let plan = CommitPlan {
+            base: Some(snapshot),
+            write,
+            scanned,
+            removal: Removal::Marked,
+            key_check,
+            prelude,
+            operation: Operation::new("MERGE").with_parameter("predicate", &self.on),
+            reads,
+            estimate: Some(estimate),
+            session: Arc::clone(&self.session),
+        };
+        Ok((rows, plan))
+    }
+
+    /// The version with the columns that the statement adds to it, and the actions that do that.
+    async fn evolved(&self, snapshot: Arc<Snapshot>) -> Result<(Arc<Snapshot>, Vec<Action>)> {
+        let Some(wanted) = &self.evolution else {
+            return Ok((snapshot, vec![]));
+        };
+        // listed before, they are known to both
+        snapshot.files().await?;
+        let evolved = evolved(&snapshot, wanted)?;
+        Ok(evolved.unwrap_or_else(|| (snapshot, vec![])))
+    }
+
+    fn estimate(&self, shape: &Shape, scan: &DeltaScan) -> Estimate {
+        let rows = source_statistics(&self.source)
+            .and_then(|statistics| statistics.num_rows.get_value().copied());
+        Estimate {
+            rows: rows
+                .filter(|_| shape.prunes_target())
+                .and_then(|rows| u64::try_from(rows).ok()),
+            ..Estimate::of_files(shape.join_type(), &scan.files)
+        }
+    }
+
+    /// The rows without a partner in the source that a clause applies to; `None` where that may be any row.
+    fn wanted_by_source(&self, clauses: &Clauses, width: usize) -> Option<Expr> {
+        let of_target = |condition: &&Expr| {
+            let columns = condition.column_refs();
+            let mut columns = columns.iter();
+            !condition.is_volatile()
+                && !has_subquery(condition)
+                && columns.all(|column| {
+                    let index = self.schema.index_of_column(column);
+                    index.is_ok_and(|index| index < width)
+                })
+        };
+        let clauses = clauses.iter().map(|(_, clause)| clause);
+        let by_source = clauses.filter(|clause| clause.kind == ClauseKind::NotMatchedBySource);
+        let conditions =
+            by_source.map(|clause| clause.condition.as_ref().filter(of_target).cloned());
+        disjunction(conditions.collect::<Option<Vec<_>>>()?)
     }
 
     /// Has the keys checked that the rows bring into a table with change tracking.
@@ -204,31 +330,15 @@ impl MergeStatement {
         split_conjunction(&self.on).into_iter().map(pair).collect()
     }
 
-    fn commit_plan(
-        &self,
-        snapshot: Arc<Snapshot>,
-        write: WriteSpec,
-        scanned: Arc<Vec<ScanFile>>,
-    ) -> CommitPlan {
-        CommitPlan {
-            base: Some(snapshot),
-            write,
-            scanned,
-            removal: Removal::Marked,
-            key_check: None,
-            prelude: vec![],
-            operation: Operation::new("MERGE").with_parameter("predicate", &self.on),
-            reads: ReadSet::Table,
-            session: Arc::clone(&self.session),
-        }
-    }
-
-    /// The pairs of plain columns that ON compares for equality and whose statistics can rule files out.
-    fn key_columns(&self, layout: &TableLayout) -> Vec<KeyColumn> {
+    /// The pairs of plain columns that ON compares for equality and whose statistics can rule files out. Row ids, where files
+    /// have them, stand between the columns of the files and those of their folders.
+    fn key_columns(&self, layout: &TableLayout, row_ids: bool) -> Vec<KeyColumn> {
         let width = layout.schema().fields().len();
-        let order: Vec<usize> = layout
+        let order: Vec<Option<usize>> = layout
             .data_columns()
-            .chain(layout.partition_columns().iter().copied())
+            .map(Some)
+            .chain(row_ids.then_some(None))
+            .chain(layout.partition_columns().iter().copied().map(Some))
             .collect();
         let pair = |expression: &Expr| {
             let Expr::BinaryExpr(BinaryExpr {
@@ -254,7 +364,9 @@ impl MergeStatement {
             )?;
             Some(KeyColumn {
                 source: source - width,
-                statistics: order.iter().position(|index| *index == target)?,
+                target,
+                statistics: order.iter().position(|index| *index == Some(target))?,
+                in_files: !layout.is_partition(target),
                 kind,
             })
         };
@@ -274,21 +386,6 @@ impl MergeStatement {
                 Some(index)
             }
             _ => None,
-        }
-    }
-
-    /// Whether few of the target's rows can be touched; `None` when nobody knows.
-    fn is_sparse(&self, files: &[ScanFile]) -> Option<bool> {
-        let source = source_statistics(&self.source)?.num_rows;
-        let rows: u64 = files
-            .iter()
-            .filter_map(|file| crate::delta::stats::live_records(&file.add))
-            .sum();
-        match source {
-            Precision::Exact(source) | Precision::Inexact(source) => {
-                Some(source.saturating_mul(SPARSE_SHARE) < usize::try_from(rows).ok()?)
-            }
-            Precision::Absent => None,
         }
     }
 

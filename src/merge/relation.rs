@@ -2,41 +2,117 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::ScalarValue;
-use datafusion::error::Result;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::expressions::{Column, binary, case, col, is_not_null};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::ProjectionExec;
 
 use super::key_collect::{KeyCollectExec, KeyPruning};
-use super::row_format::{ROW, file_field};
-use crate::delta::scan::DeltaScan;
+use super::row_format::{ROW, ROW_ID, file_field};
+use crate::delta::row_tracking::RowTracking;
+use crate::delta::scan::{DeltaScan, FileFilter};
 
-/// The rows of the target with the address of each.
+/// The rows of the target with the address of each, and where the table keeps row ids the id.
 #[derive(Debug)]
 pub(crate) struct TargetRelation {
     scan: DeltaScan,
+    /// The column of the files that holds ids.
+    row_id: Option<FieldRef>,
     schema: SchemaRef,
 }
 
+/// The first row id of a file, among the columns of the scan.
+const BASE_ROW_ID: &str = "__alluvial_base_row_id";
+
 impl TargetRelation {
-    /// Adds file ordinal and row number to the scan.
-    pub(crate) fn new(mut scan: DeltaScan) -> Self {
+    /// Adds file ordinal, row number and, given where they are kept, ids to the scan.
+    pub(crate) fn new(mut scan: DeltaScan, row_ids: Option<&RowTracking>) -> Self {
         scan.constants = vec![file_field()];
         scan.row_number = Some(ROW.into());
+        let row_id = row_ids.map(RowTracking::row_id);
+        if let Some(column) = &row_id {
+            let base = Field::new(BASE_ROW_ID, DataType::Int64, true);
+            scan.constants.push(Arc::new(base));
+            scan.file_columns = vec![Arc::clone(column)];
+        }
         for (ordinal, file) in scan.files.iter_mut().enumerate() {
             file.constants = vec![ScalarValue::UInt32(u32::try_from(ordinal).ok())];
+            if row_id.is_some() {
+                let base = ScalarValue::Int64(file.add.base_row_id);
+                file.constants.push(base);
+            }
         }
         Self {
-            schema: scan.schema(),
+            schema: address_schema(scan.layout.schema(), row_id.is_some()),
+            row_id,
             scan,
         }
     }
+
+    /// Tells by a file's statistics whether it may hold rows that the statement reads.
+    pub(crate) fn rows_read(&self, state: &dyn Session, filters: &[Expr]) -> Result<FileFilter> {
+        let scan = DeltaScan {
+            files: vec![],
+            ..self.scan.clone()
+        };
+        Ok(FileFilter::try_new(scan, state, filters)?)
+    }
+
+    /// The columns of the scan that these of ours are made of.
+    fn scanned(&self, wanted: &[usize]) -> Result<Vec<usize>> {
+        let (scanned, mut columns) = (self.scan.schema(), Vec::with_capacity(wanted.len()));
+        let mut push = |name: &str| {
+            let index = scanned.index_of(name)?;
+            if !columns.contains(&index) {
+                columns.push(index);
+            }
+            Ok::<_, DataFusionError>(())
+        };
+        let width = self.scan.layout.schema().fields().len();
+        for index in wanted {
+            match (self.schema.field(*index).name().as_str(), &self.row_id) {
+                (ROW_ID, Some(column)) if *index >= width => {
+                    push(column.name())?;
+                    push(BASE_ROW_ID)?;
+                    push(ROW)?;
+                }
+                (name, _) => push(name)?,
+            }
+        }
+        Ok(columns)
+    }
+
+    /// One of our columns over the rows of the scan.
+    fn column(&self, index: usize, rows: &Schema) -> Result<Arc<dyn PhysicalExpr>> {
+        let name = self.schema.field(index).name();
+        let Some(kept) = self.row_id.as_ref().filter(|_| name == ROW_ID) else {
+            return col(name, rows);
+        };
+        let kept = col(kept.name(), rows)?;
+        let default = binary(
+            col(BASE_ROW_ID, rows)?,
+            Operator::Plus,
+            col(ROW, rows)?,
+            rows,
+        )?;
+        let is_kept = is_not_null(Arc::clone(&kept))?;
+        case(None, vec![(is_kept, kept)], Some(default))
+    }
+}
+
+/// The table's columns, then file and row, and the row's id if asked for.
+pub(crate) fn address_schema(columns: &Schema, row_ids: bool) -> SchemaRef {
+    let number = |name: &str| Arc::new(Field::new(name, DataType::Int64, true));
+    let fields = columns.fields().iter().cloned();
+    let fields = fields.chain([file_field(), number(ROW)]);
+    let fields = fields.chain(row_ids.then(|| number(ROW_ID)));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 #[async_trait]
@@ -63,11 +139,20 @@ impl TableProvider for TargetRelation {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self
-            .scan
-            .clone()
-            .plan(state, projection, filters, limit)
-            .await?)
+        let all = || (0..self.schema.fields().len()).collect();
+        let wanted: Vec<usize> = projection.cloned().unwrap_or_else(all);
+        let scanned = self.scanned(&wanted)?;
+        let scan = self.scan.clone();
+        let rows = scan.plan(state, Some(&scanned), filters, limit).await?;
+        if self.row_id.is_none() {
+            return Ok(rows);
+        }
+        let columns = wanted.iter().map(|index| {
+            let column = self.column(*index, &rows.schema())?;
+            Ok((column, self.schema.field(*index).name().clone()))
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        Ok(Arc::new(ProjectionExec::try_new(columns, rows)?))
     }
 }
 

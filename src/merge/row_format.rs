@@ -13,6 +13,9 @@ pub(crate) const FILE: &str = "__alluvial_file";
 /// The row's position in its file (Int64).
 pub(crate) const ROW: &str = "__alluvial_row";
 
+/// The row's id (Int64), where the table keeps them; NULL for a row that is not in the table.
+pub(crate) const ROW_ID: &str = "__alluvial_row_id";
+
 /// What is to be done with a row (Int8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i8)]
@@ -25,6 +28,10 @@ pub(crate) enum RowAction {
     Update = 2,
     /// The row is marked.
     Delete = 3,
+    /// As [`Self::Update`], of a row that no row of the source matches.
+    UpdateBySource = 4,
+    /// As [`Self::Delete`], of a row that no row of the source matches.
+    DeleteBySource = 5,
 }
 
 impl RowAction {
@@ -34,19 +41,31 @@ impl RowAction {
     }
 }
 
-/// Which groups of columns follow `__action`, `__file`, `__row`.
+/// Which groups of columns follow action, file and row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RowFormat {
     /// Nothing but the table's columns: every row is inserted.
     Inserts,
-    /// Control columns, then new values, then old values, where `new_values` and `old_values` say so.
-    Actions { new_values: bool, old_values: bool },
+    /// Control columns, the row's id, new values, old values: the last three where the flags say so.
+    Actions {
+        row_ids: bool,
+        new_values: bool,
+        old_values: bool,
+    },
 }
 
 impl RowFormat {
     /// How many columns stand before the first value.
     pub(crate) fn control_columns(self) -> usize {
-        if self == Self::Inserts { 0 } else { 3 }
+        match self {
+            Self::Inserts => 0,
+            Self::Actions { row_ids, .. } => 3 + usize::from(row_ids),
+        }
+    }
+
+    /// Whether the rows carry their ids, which stand last among the control columns.
+    pub(crate) fn has_row_ids(self) -> bool {
+        matches!(self, Self::Actions { row_ids: true, .. })
     }
 
     /// Whether the rows carry values to be written.

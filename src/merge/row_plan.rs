@@ -21,7 +21,9 @@ use datafusion::logical_expr::{
 use super::clause::{ClauseAction, ClauseKind, Clauses};
 use super::planner::MergeStatement;
 use super::relation::{SourceRelation, TargetRelation};
-use super::row_format::{ACTION, FILE, ROW, RowAction, RowFormat, new_name, old_name};
+use super::row_format::{ACTION, FILE, ROW, ROW_ID, RowAction, RowFormat, new_name, old_name};
+use super::spark_expression::default_value;
+use super::subquery::{Lowering, hoist};
 use crate::change::distinct;
 use crate::delta::layout::TableLayout;
 use crate::error::{Error, Result};
@@ -49,8 +51,13 @@ impl Shape {
         }
     }
 
+    /// Rows of both sides are of interest.
+    pub(super) fn has_matched(self) -> bool {
+        self.matched
+    }
+
     /// The source is the left side, the one that a hash join builds from.
-    fn join_type(self) -> JoinType {
+    pub(super) fn join_type(self) -> JoinType {
         match (self.matched, self.by_target, self.by_source) {
             (true, false, false) => JoinType::Inner,
             (true, true, false) => JoinType::Left,
@@ -64,11 +71,6 @@ impl Shape {
     /// Target rows without a partner are of no interest.
     pub(super) fn prunes_target(self) -> bool {
         !self.by_source
-    }
-
-    /// Only rows of both sides are of interest, so that ON may be evaluated as a filter.
-    pub(super) fn is_inner(self) -> bool {
-        self.join_type() == JoinType::Inner
     }
 
     fn has_source(self) -> bool {
@@ -106,19 +108,21 @@ impl RowPlanner<'_> {
             None,
         )?
         .build()?;
-        let joined = LogicalPlanBuilder::from(source).join_on(
-            target,
-            self.shape.join_type(),
-            [self.statement.on.clone()],
-        )?;
+        let (on, target, source) = hoist(self.statement.on.clone(), target, source)?;
+        let joined =
+            LogicalPlanBuilder::from(source).join_on(target, self.shape.join_type(), [on])?;
         // the clause number is computed once, here; everything after refers to it
-        let numbered = joined.project(
-            self.all_columns()
-                .into_iter()
-                .chain([self.clause_number()?.alias(CLAUSE)]),
-        )?;
+        let mut joined = Lowering::new(joined.build()?, "clause");
+        let number = self.clause_number(&mut joined)?.alias(CLAUSE);
+        let numbered = LogicalPlanBuilder::from(joined.finish())
+            .project(self.all_columns().into_iter().chain([number]))?;
         let relevant = numbered.filter(self.relevant())?;
-        let values = relevant.project(self.values()?)?;
+        let mut relevant = Lowering::new(relevant.build()?, "value");
+        let values = self.values()?.into_iter();
+        let values = values
+            .map(|value| relevant.value(value))
+            .collect::<Result<Vec<_>>>()?;
+        let values = LogicalPlanBuilder::from(relevant.finish()).project(values)?;
         Ok(values.project(self.actions()?)?.build()?)
     }
 
@@ -160,7 +164,7 @@ impl RowPlanner<'_> {
         let mut columns = Vec::new();
         if self.shape.has_target() {
             columns.extend((0..self.width()).map(|index| self.column(index)));
-            columns.extend([self.control(FILE), self.control(ROW)]);
+            columns.extend(self.address().into_iter().map(|name| self.control(name)));
         }
         if self.shape.has_source() {
             columns.extend(
@@ -169,6 +173,12 @@ impl RowPlanner<'_> {
             columns.push(col(SOURCE));
         }
         columns
+    }
+
+    /// The columns that say which row of the target it is.
+    fn address(&self) -> Vec<&'static str> {
+        let row_id = self.format.has_row_ids().then_some(ROW_ID);
+        [FILE, ROW].into_iter().chain(row_id).collect()
     }
 
     fn in_target(&self) -> Expr {
@@ -187,7 +197,8 @@ impl RowPlanner<'_> {
         }
     }
 
-    fn clause_number(&self) -> Result<Expr> {
+    /// The number of the first clause that applies to a row of the join.
+    fn clause_number(&self, joined: &mut Lowering) -> Result<Expr> {
         let numbered = self.clauses.iter().map(|(number, clause)| {
             let side = match clause.kind {
                 ClauseKind::Matched => self.in_target().and(self.in_source()),
@@ -196,7 +207,7 @@ impl RowPlanner<'_> {
             };
             let applies = clause.condition.iter().cloned().fold(side, Expr::and);
             Ok((
-                applies,
+                joined.condition(applies)?,
                 lit(i32::try_from(number).map_err(Error::internal)?),
             ))
         });
@@ -216,12 +227,19 @@ impl RowPlanner<'_> {
     /// Clause, address, new values, old values as far as they are needed.
     fn values(&self) -> Result<Vec<Expr>> {
         let mut columns = vec![col(CLAUSE)];
-        if self.shape.has_target() {
-            columns.extend([self.control(FILE).alias(FILE), self.control(ROW).alias(ROW)]);
-        } else {
-            columns.push(cast(lit(ScalarValue::Null), DataType::UInt32).alias(FILE));
-            columns.push(cast(lit(ScalarValue::Null), DataType::Int64).alias(ROW));
-        }
+        columns.extend(self.address().into_iter().map(|name| {
+            let data_type = if name == FILE {
+                DataType::UInt32
+            } else {
+                DataType::Int64
+            };
+            let value = if self.shape.has_target() {
+                self.control(name)
+            } else {
+                cast(lit(ScalarValue::Null), data_type)
+            };
+            value.alias(name)
+        }));
         if self.format.has_new_values() {
             for index in 0..self.width() {
                 columns.push(self.new_value(index)?.alias(new_name(index)));
@@ -247,10 +265,12 @@ impl RowPlanner<'_> {
     fn new_value(&self, index: usize) -> Result<Expr> {
         let data_type = self.schema().field(index).data_type().clone();
         // a column that every update assigns need not be read: rows that are deleted or kept have no use for new values
-        let is_kept = self.clauses.iter().any(|(_, clause)| match &clause.action {
-            ClauseAction::Update(values) => values.iter().all(|(column, _)| *column != index),
-            ClauseAction::Insert(_) | ClauseAction::Delete => false,
-        });
+        let is_recomputed = self.is_recomputed(index);
+        let is_kept = !is_recomputed
+            && self.clauses.iter().any(|(_, clause)| match &clause.action {
+                ClauseAction::Update(values) => values.iter().all(|(column, _)| *column != index),
+                ClauseAction::Insert(_) | ClauseAction::Delete => false,
+            });
         let kept = if is_kept {
             self.old_value(index)
         } else {
@@ -265,10 +285,14 @@ impl RowPlanner<'_> {
                     .map(|(_, value)| value.clone())
             };
             let value = match &clause.action {
-                ClauseAction::Update(values) => assigned(values),
-                ClauseAction::Insert(values) => {
-                    Some(assigned(values).unwrap_or_else(|| lit(ScalarValue::Null)))
+                // the writer computes what is NULL
+                ClauseAction::Update(values) => {
+                    assigned(values).or_else(|| is_recomputed.then(|| lit(ScalarValue::Null)))
                 }
+                ClauseAction::Insert(values) => Some(match assigned(values) {
+                    Some(value) => value,
+                    None => self.default_value(index)?,
+                }),
                 ClauseAction::Delete => None,
             };
             if let Some(value) = value {
@@ -281,12 +305,26 @@ impl RowPlanner<'_> {
         Ok(cast(case(by_clause, Some(kept))?, data_type))
     }
 
+    /// What an inserted row has in a column that the clause leaves out.
+    fn default_value(&self, index: usize) -> Result<Expr> {
+        let default = default_value(self.layout, index, &self.statement.session)?;
+        Ok(default.unwrap_or_else(|| lit(ScalarValue::Null)))
+    }
+
+    /// Whether an update that does not assign the column has it computed again.
+    fn is_recomputed(&self, index: usize) -> bool {
+        let mut computed = self.layout.computed().iter();
+        computed.any(|(column, computed)| *column == index && computed.is_recomputed())
+    }
+
     /// The columns that decide whether an update changes anything: a row that it leaves identical is not touched.
     ///
     /// Only where the change feed needs the old values anyway. Elsewhere nobody sees such an update, and reading the columns that
     /// it assigns would cost a sparse MERGE more than everything else it does.
     fn compared(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.width()).filter(|index| self.format.has_old_values() && self.is_assigned(*index))
+        (0..self.width()).filter(|index| {
+            self.format.has_old_values() && self.is_assigned(*index) && !self.is_recomputed(*index)
+        })
     }
 
     fn is_assigned(&self, index: usize) -> bool {
@@ -294,7 +332,8 @@ impl RowPlanner<'_> {
     }
 
     fn actions(&self) -> Result<Vec<Expr>> {
-        let mut columns = vec![self.action()?.alias(ACTION), col(FILE), col(ROW)];
+        let mut columns = vec![self.action()?.alias(ACTION)];
+        columns.extend(self.address().into_iter().map(col));
         if self.format.has_new_values() {
             columns.extend((0..self.width()).map(|index| col(new_name(index))));
         }
@@ -314,13 +353,19 @@ impl RowPlanner<'_> {
         });
         let differs = differs.reduce(Expr::or);
         let by_clause = self.clauses.iter().map(|(number, clause)| {
+            let by_source = clause.kind == ClauseKind::NotMatchedBySource;
+            let (update, delete) = match by_source {
+                true => (RowAction::UpdateBySource, RowAction::DeleteBySource),
+                false => (RowAction::Update, RowAction::Delete),
+            };
             let action = match &clause.action {
-                ClauseAction::Delete => RowAction::Delete.literal(),
+                ClauseAction::Delete => delete.literal(),
                 ClauseAction::Insert(_) => RowAction::Insert.literal(),
                 ClauseAction::Update(_) => match differs.clone() {
-                    Some(differs) => when(differs, RowAction::Update.literal())
-                        .otherwise(RowAction::Keep.literal())?,
-                    None => RowAction::Update.literal(),
+                    Some(differs) => {
+                        when(differs, update.literal()).otherwise(RowAction::Keep.literal())?
+                    }
+                    None => update.literal(),
                 },
             };
             Ok((

@@ -8,8 +8,9 @@ use std::fmt::{self, Formatter};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, StringArray, UInt32Array};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter;
-use arrow::datatypes::{Int8Type, Int64Type, Schema, UInt32Type};
+use arrow::datatypes::{FieldRef, Int8Type, Int64Type, Schema, UInt32Type};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result as DataFusionResult;
@@ -27,11 +28,13 @@ use futures::{StreamExt, stream};
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
-use super::constraint::Constraints;
+use super::identity_values::IdentityValues;
 use super::row_format::{FILE, ROW, RowAction, RowFormat, action_rows};
+use super::row_rules::RowRules;
 use crate::change::ChangeType;
 use crate::delta::actions::{Add, AddCdcFile};
 use crate::delta::data_file::{ChangeFileWriter, DataFileWriter, WriteTarget};
+use crate::delta::row_tracking::RowTracking;
 use crate::error::{Error, Result};
 
 /// How the rows are written.
@@ -39,7 +42,7 @@ use crate::error::{Error, Result};
 pub(crate) struct WriteSpec {
     pub target: WriteTarget,
     pub format: RowFormat,
-    pub constraints: Constraints,
+    pub rules: RowRules,
     /// Whether change rows are written beside the data.
     pub change_rows: bool,
     /// Whether a row that is matched twice is an error, or the same deletion twice.
@@ -47,6 +50,13 @@ pub(crate) struct WriteSpec {
 }
 
 impl WriteSpec {
+    /// The column of the new files that keeps the ids of updated rows.
+    fn row_id(&self) -> Option<FieldRef> {
+        let kept = self.target.properties.row_tracking.as_ref();
+        kept.filter(|_| self.format.has_row_ids())
+            .map(RowTracking::row_id)
+    }
+
     /// The columns whose equal rows one writer must see: where a row may be deleted twice and yet is one row of the feed, the
     /// columns of its address.
     pub(crate) fn address(&self, rows: &Schema) -> Option<Vec<Arc<dyn PhysicalExpr>>> {
@@ -66,12 +76,31 @@ pub(crate) struct RowCounts {
     pub inserted: u64,
     pub updated: u64,
     pub deleted: u64,
+    /// Of those updated, the ones that no row of the source matches.
+    #[serde(default)]
+    pub updated_by_source: u64,
+    /// Of those deleted, the ones that no row of the source matches.
+    #[serde(default)]
+    pub deleted_by_source: u64,
+    /// Matched, and left as they are.
+    #[serde(default)]
+    pub unchanged: u64,
 }
 
 impl RowCounts {
     /// Rows affected, as SQL counts them.
     pub(crate) fn total(&self) -> u64 {
         self.inserted + self.updated + self.deleted
+    }
+
+    /// Counts what another writer has done, too.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.inserted += other.inserted;
+        self.updated += other.updated;
+        self.deleted += other.deleted;
+        self.updated_by_source += other.updated_by_source;
+        self.deleted_by_source += other.deleted_by_source;
+        self.unchanged += other.unchanged;
     }
 }
 
@@ -91,6 +120,8 @@ pub(crate) enum Written {
     Cdc(AddCdcFile),
     Marks(u32, Marks),
     Counts(RowCounts),
+    /// The last number taken in each identity column, by its position.
+    Identities(Vec<(usize, i64)>),
 }
 
 /// Writes every partition of its input.
@@ -180,7 +211,10 @@ impl ExecutionPlan for RowWriteExec {
     ) -> DataFusionResult<SendableRecordBatchStream> {
         let input = self.input.execute(partition, context)?;
         let rows_written = MetricBuilder::new(&self.metrics).counter("rows_written", partition);
-        let writer = PartitionWriter::new(self.spec.clone());
+        let partitions = self.properties.output_partitioning().partition_count();
+        let layout = &self.spec.target.layout;
+        let identities = IdentityValues::new(layout, partition, partitions);
+        let writer = PartitionWriter::new(self.spec.clone(), identities);
         let written = async move { Ok(writer.write_all(input, &rows_written).await?) };
         Ok(Box::pin(RecordBatchStreamAdapter::new(
             action_rows(),
@@ -191,6 +225,14 @@ impl ExecutionPlan for RowWriteExec {
     fn metrics(&self) -> Option<MetricsSet> {
         Some(self.metrics.clone_inner())
     }
+}
+
+fn is_update(action: i8) -> bool {
+    action == RowAction::Update as i8 || action == RowAction::UpdateBySource as i8
+}
+
+fn is_delete(action: i8) -> bool {
+    action == RowAction::Delete as i8 || action == RowAction::DeleteBySource as i8
 }
 
 /// Counts what rows of a format would do, and the ordinals of the files they would mark.
@@ -210,8 +252,8 @@ pub(crate) fn count_changes(
         let action = actions.value(row);
         let count = match action {
             _ if action == RowAction::Insert as i8 => &mut counts.inserted,
-            _ if action == RowAction::Update as i8 => &mut counts.updated,
-            _ if action == RowAction::Delete as i8 => &mut counts.deleted,
+            _ if is_update(action) => &mut counts.updated,
+            _ if is_delete(action) => &mut counts.deleted,
             _ => continue,
         };
         *count += 1;
@@ -228,12 +270,13 @@ struct PartitionWriter {
     changes: ChangeFileWriter,
     marks: BTreeMap<u32, Marks>,
     counts: RowCounts,
+    identities: IdentityValues,
 }
 
 impl PartitionWriter {
-    fn new(spec: WriteSpec) -> Self {
+    fn new(spec: WriteSpec, identities: IdentityValues) -> Self {
         let (data, changes) = (
-            DataFileWriter::new(&spec.target),
+            DataFileWriter::new(&spec.target, spec.row_id().into_iter().collect()),
             ChangeFileWriter::new(&spec.target),
         );
         Self {
@@ -242,6 +285,7 @@ impl PartitionWriter {
             changes,
             marks: BTreeMap::new(),
             counts: RowCounts::default(),
+            identities,
         }
     }
 
@@ -272,34 +316,45 @@ impl PartitionWriter {
                 .map(|(file, marks)| Written::Marks(file, marks)),
         );
         written.push(Written::Counts(self.counts));
+        written.push(Written::Identities(self.identities.high_water_marks()));
         encode(&written)
     }
 
     async fn insert_all(&mut self, batch: &RecordBatch) -> Result<()> {
         self.counts.inserted += batch.num_rows() as u64;
-        let rows = self.spec.constraints.check(batch.columns().to_vec())?;
-        self.data.write(&rows).await
+        let rules = &self.spec.rules;
+        let rows = rules.complete(batch.columns().to_vec(), None, &mut self.identities)?;
+        self.data.write(&rules.check(rows)?).await
     }
 
     async fn apply(&mut self, batch: &RecordBatch) -> Result<()> {
         let actions = batch.column(0).as_primitive::<Int8Type>();
         // a row of the table that is deleted twice by one statement is deleted once
         let fresh = self.mark(batch)?;
-        let of = |action: RowAction| -> BooleanArray {
-            actions
-                .iter()
-                .zip(&fresh)
-                .map(|(found, fresh)| Some(found == Some(action as i8) && *fresh))
-                .collect()
+        let of = |is_one: &dyn Fn(i8) -> bool| -> BooleanArray {
+            let found = actions.values().iter().zip(&fresh);
+            let found = found.map(|(action, fresh)| is_one(*action) && *fresh);
+            BooleanBuffer::from_iter(found).into()
+        };
+        let count = |wanted: RowAction| {
+            let is_one = |action: i8| action == wanted as i8;
+            of(&is_one).true_count() as u64
         };
         let (inserted, updated, deleted) = (
-            of(RowAction::Insert),
-            of(RowAction::Update),
-            of(RowAction::Delete),
+            of(&|action| action == RowAction::Insert as i8),
+            of(&is_update),
+            of(&is_delete),
         );
-        self.counts.inserted += inserted.true_count() as u64;
-        self.counts.updated += updated.true_count() as u64;
-        self.counts.deleted += deleted.true_count() as u64;
+        self.counts.add(&RowCounts {
+            inserted: inserted.true_count() as u64,
+            updated: updated.true_count() as u64,
+            deleted: deleted.true_count() as u64,
+            updated_by_source: count(RowAction::UpdateBySource),
+            deleted_by_source: count(RowAction::DeleteBySource),
+            unchanged: count(RowAction::Keep),
+        });
+        let completed = self.complete(batch, &inserted)?;
+        let batch = &completed;
         if self.spec.format.has_new_values() {
             let written = arrow::compute::or(&inserted, &updated)?;
             self.write_new_rows(batch, &written).await?;
@@ -317,6 +372,21 @@ impl PartitionWriter {
             .await?;
         }
         Ok(())
+    }
+
+    /// The rows with the values that the table computes itself.
+    fn complete(&mut self, batch: &RecordBatch, inserted: &BooleanArray) -> Result<RecordBatch> {
+        let (rules, layout) = (&self.spec.rules, &self.spec.target.layout);
+        if !self.spec.format.has_new_values() || layout.computed().is_empty() {
+            return Ok(batch.clone());
+        }
+        let start = self.spec.format.control_columns();
+        let new = start..start + layout.schema().fields().len();
+        let mut columns = batch.columns().to_vec();
+        let values = columns.drain(new).collect();
+        let values = rules.complete(values, Some(inserted), &mut self.identities)?;
+        columns.splice(start..start, values);
+        Ok(RecordBatch::try_new(batch.schema(), columns)?)
     }
 
     /// Marks the rows of the batch; false for those that were marked before.
@@ -358,8 +428,17 @@ impl PartitionWriter {
             return Ok(());
         }
         let columns = self.values(batch, true, rows)?;
-        let rows = self.spec.constraints.check(columns)?;
-        self.data.write(&rows).await
+        let checked = self.spec.rules.check(columns)?;
+        let Some(row_id) = self.spec.row_id() else {
+            return self.data.write(&checked).await;
+        };
+        let ids = batch.column(self.spec.format.control_columns() - 1);
+        let fields = checked.schema_ref().fields().iter().cloned();
+        let schema = Schema::new(fields.chain([row_id]).collect::<Vec<_>>());
+        let mut columns = checked.columns().to_vec();
+        columns.push(filter(ids, rows)?);
+        let identified = RecordBatch::try_new(Arc::new(schema), columns)?;
+        self.data.write(&identified).await
     }
 
     async fn write_changes(
@@ -422,6 +501,7 @@ fn encode(written: &[Written]) -> Result<RecordBatch> {
             Written::Add(add) => ("add", None, serde_json::to_vec(add)?),
             Written::Cdc(cdc) => ("cdc", None, serde_json::to_vec(cdc)?),
             Written::Counts(counts) => ("counts", None, serde_json::to_vec(counts)?),
+            Written::Identities(last) => ("identities", None, serde_json::to_vec(last)?),
             Written::Marks(file, marks) => {
                 let mut bytes = Vec::new();
                 marks.gone.serialize_into(&mut bytes)?;
@@ -453,6 +533,7 @@ pub(crate) fn decode(batch: &RecordBatch) -> Result<Vec<Written>> {
             "add" => Written::Add(serde_json::from_slice(payload)?),
             "cdc" => Written::Cdc(serde_json::from_slice(payload)?),
             "counts" => Written::Counts(serde_json::from_slice(payload)?),
+            "identities" => Written::Identities(serde_json::from_slice(payload)?),
             _ => {
                 let gone = RoaringTreemap::deserialize_from(&mut payload)?;
                 let kept = RoaringTreemap::deserialize_from(&mut payload)?;

@@ -15,26 +15,32 @@ mod helper;
 mod print;
 mod progress;
 mod repl;
+mod signals;
 mod sync;
 
 use std::fmt::{self, Display};
+use std::future::ready;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
-use datafusion::physical_plan::execute_stream;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
+use futures::TryStreamExt;
 
-use crate::sql::SessionContextExt;
 use crate::sql::split::{Statement, split_statements};
+use crate::sql::{SessionContextExt, removed, write_outcome};
 use command::Flow;
 pub use print::Format;
 use print::Style;
 use progress::Progress;
+use signals::Signals;
 pub use sync::{RunFormat, SyncOptions};
 
 /// A SQL shell over a folder of Delta tables, and a command that keeps tables equal to their sources.
@@ -87,8 +93,10 @@ pub enum Subcommand {
 pub async fn run(options: Options, ctx: SessionContext) -> ExitCode {
     let outcome = match &options.subcommand {
         Some(Subcommand::Sync(of_sync)) => Box::pin(run_sync(&options, of_sync, ctx)).await,
-        None => run_shell(&options, ctx).await.map(|()| ExitCode::SUCCESS),
+        None => Box::pin(run_shell(&options, ctx)).await,
     };
+    // a statement that was given up has files to remove
+    removed(CLEANUP).await;
     match outcome {
         Ok(code) => code,
         // Whoever read our output, such as `head`, has seen enough.
@@ -122,16 +130,32 @@ async fn run_sync(
     sync::run(of_sync, *quiet, ctx).await
 }
 
-async fn run_shell(options: &Options, ctx: SessionContext) -> Result<(), Failure> {
+async fn run_shell(options: &Options, ctx: SessionContext) -> Result<ExitCode, Failure> {
     let mut shell = Shell::new(options, ctx);
-    if !options.commands.is_empty() || !options.files.is_empty() {
-        shell.run_all(options).await
-    } else if io::stdin().is_terminal() {
-        Box::pin(repl::run(&mut shell)).await
-    } else {
-        shell.run_file(Path::new("-"), 0).await
+    let is_script = !options.commands.is_empty() || !options.files.is_empty();
+    if !is_script && io::stdin().is_terminal() {
+        Box::pin(repl::run(&mut shell)).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut signals = Signals::listen()
+        .map_err(|error| Failure::new(format!("cannot listen for signals: {error}")))?;
+    let script = async {
+        match is_script {
+            true => shell.run_all(options).await,
+            false => shell.run_file(Path::new("-"), 0).await,
+        }
+    };
+    tokio::select! {
+        outcome = Box::pin(script) => outcome.map(|()| ExitCode::SUCCESS),
+        code = signals.next() => {
+            writeln!(io::stderr(), "cancelled")?;
+            Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+        }
     }
 }
+
+/// How long the files of a statement that was given up may take to go.
+const CLEANUP: Duration = Duration::from_secs(10);
 
 /// The name and the text of a script file, or of standard input for `-`.
 fn read_script(path: &Path) -> Result<(String, String), Failure> {
@@ -234,7 +258,7 @@ impl Shell {
         let task = Arc::new(frame.task_ctx());
         let plan = frame.create_physical_plan().await?;
         progress.watch(&plan);
-        let results = execute_stream(plan, task)?;
+        let results = outcome_of(&plan, execute_stream(Arc::clone(&plan), task)?)?;
         print::print(results, &self.style, progress, &mut io::stdout()).await
     }
 
@@ -249,6 +273,25 @@ impl Shell {
             Ok(writeln!(io::stderr(), "{text}")?)
         }
     }
+}
+
+/// What a statement that writes has done, in the place of the number of its rows; the results of others as they are.
+fn outcome_of(
+    plan: &Arc<dyn ExecutionPlan>,
+    results: SendableRecordBatchStream,
+) -> Result<SendableRecordBatchStream, Failure> {
+    let Some(before) = write_outcome(plan)? else {
+        return Ok(results);
+    };
+    let plan = Arc::clone(plan);
+    let outcome = results.and_then(move |count| {
+        let outcome = write_outcome(&plan).map(|outcome| outcome.unwrap_or(count));
+        ready(outcome.map_err(DataFusionError::from))
+    });
+    Ok(Box::pin(RecordBatchStreamAdapter::new(
+        before.schema(),
+        outcome,
+    )))
 }
 
 /// Why the shell cannot go on.

@@ -18,7 +18,6 @@ mod options;
 mod schedule;
 mod script;
 mod server;
-mod signals;
 
 use std::collections::HashMap;
 use std::fmt::{self, Display};
@@ -33,6 +32,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use uuid::Uuid;
 
 use super::Failure;
+use super::signals::Signals;
 use crate::error::Error;
 use job::{Job, Outcome};
 use lag::Lag;
@@ -42,7 +42,6 @@ use metrics::Metrics;
 pub use options::SyncOptions;
 use schedule::Schedule;
 use script::Script;
-use signals::Signals;
 
 /// Runs the syncs that `options` name in the session `ctx`, and says how the process should exit.
 pub(super) async fn run(

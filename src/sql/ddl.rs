@@ -1,12 +1,13 @@
 //! Runs one statement: our own here, the rest through DataFusion.
 
 mod alter;
+mod computed;
 mod create;
 mod tracking;
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
@@ -15,11 +16,16 @@ use datafusion::sql::parser::{CreateExternalTable, DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
 use super::delta_table::DeltaTableProvider;
+use super::evolution::{evolve, take_clause};
 use super::factory::{CHANGE_FILES, OPTION_PREFIX};
 use super::history::history;
+use super::maintenance::maintain;
+use super::merge_target::statement_plan;
 use super::parser::{Explain, Parsed, parse, parse_tokens};
 use super::relation_planner::base_of;
-use super::rewrite::{expand_stars, find_stars, rewrite_versions, written_table};
+use super::rewrite::{
+    Merge, TargetColumns, rewrite_versions, table_to_look_up, write_columns, written_table,
+};
 use super::snapshots_table::{self, SNAPSHOTS};
 use super::sync_session::lookup;
 use super::sync_table::sync_plan;
@@ -75,6 +81,7 @@ async fn run_parsed(ctx: &SessionContext, parsed: Parsed, sql: &str) -> Result<D
             drop_sync(&target, &table, &name, if_exists).await?;
             nothing(ctx)
         }
+        Parsed::Maintenance(statement) => Box::pin(maintain(ctx, statement)).await,
         Parsed::Other(tokens) => {
             let plan = logical_plan(ctx, tokens).await?;
             Ok(ctx.execute_logical_plan(plan).await?)
@@ -84,17 +91,10 @@ async fn run_parsed(ctx: &SessionContext, parsed: Parsed, sql: &str) -> Result<D
 
 /// The plan of a statement of DataFusion's, ours written out.
 async fn logical_plan(ctx: &SessionContext, tokens: Vec<TokenWithSpan>) -> Result<LogicalPlan> {
-    let mut tokens = with_location(rewrite_tracking(rewrite_versions(tokens)?));
+    let tokens = with_location(rewrite_tracking(rewrite_versions(tokens)?));
+    let (tokens, evolves) = take_clause(tokens);
     refuse_written_history(ctx, &tokens)?;
-    if let Some(stars) = find_stars(&tokens)? {
-        let schema = table_schema(ctx, &stars.target).await?;
-        let columns: Vec<String> = schema
-            .fields()
-            .iter()
-            .map(|field| field.name().clone())
-            .collect();
-        tokens = expand_stars(tokens, &stars, &columns);
-    }
+    let (tokens, evolving) = Box::pin(write_out(ctx, tokens, evolves)).await?;
     let mut statements = DFParserBuilder::new(tokens).build()?.parse_statements()?;
     let mut statement = statements
         .pop_front()
@@ -107,7 +107,37 @@ async fn logical_plan(ctx: &SessionContext, tokens: Vec<TokenWithSpan>) -> Resul
             "one statement at a time; split the script with alluvial::sql::split_statements",
         ));
     }
-    Ok(ctx.state().statement_to_plan(statement).await?)
+    Ok(statement_plan(ctx, statement, evolving).await?)
+}
+
+/// Writes out what a statement says of the columns of the table that it writes. The table, too, where a MERGE adds columns to it.
+async fn write_out(
+    ctx: &SessionContext,
+    tokens: Vec<TokenWithSpan>,
+    evolves: bool,
+) -> Result<(Vec<TokenWithSpan>, Option<Arc<dyn TableProvider>>)> {
+    let Some(merge) = Merge::find(&tokens)? else {
+        let Some(name) = table_to_look_up(&tokens) else {
+            return Ok((tokens, None));
+        };
+        let table = ctx.table_provider(name.clone()).await?;
+        let columns = TargetColumns::of(&name, table.as_ref());
+        return Ok((write_columns(tokens, &columns)?, None));
+    };
+    if evolves {
+        let table = delta_table(ctx, &merge.target).await?;
+        let (target, source) = evolve(ctx, &table, &tokens, &merge).await?;
+        let target: Arc<dyn TableProvider> = Arc::new(target);
+        let columns = TargetColumns::of(&merge.target, target.as_ref());
+        let tokens = merge.write_out(&tokens, &columns, Some(source.as_arrow()))?;
+        return Ok((tokens, Some(target)));
+    }
+    if !merge.is_special(&tokens) {
+        return Ok((tokens, None));
+    }
+    let table = ctx.table_provider(merge.target.clone()).await?;
+    let columns = TargetColumns::of(&merge.target, table.as_ref());
+    Ok((merge.write_out(&tokens, &columns, None)?, None))
 }
 
 /// `"t$changes"` is read, unless a table is called so.
@@ -163,12 +193,8 @@ async fn sync_targets(
     Ok(lookup(ctx).delta_tables(None).await)
 }
 
-async fn table_schema(ctx: &SessionContext, name: &TableReference) -> Result<SchemaRef> {
-    Ok(ctx.table_provider(name.clone()).await?.schema())
-}
-
 /// The Delta table of that name.
-async fn delta_table(ctx: &SessionContext, name: &TableReference) -> Result<DeltaTable> {
+pub(super) async fn delta_table(ctx: &SessionContext, name: &TableReference) -> Result<DeltaTable> {
     let provider = ctx
         .table_provider(name.clone())
         .await

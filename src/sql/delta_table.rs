@@ -1,24 +1,28 @@
 //! A Delta table as DataFusion sees it.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchemaRef, Statistics};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::dml::{InsertOp, MergeIntoClause};
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::dml::{InsertOp, MergeIntoClause, MergeIntoOp};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::delta::DeltaTable;
+use crate::delta::computed::Computed;
 use crate::delta::features::check_readable;
+use crate::delta::layout::TableLayout;
 use crate::delta::properties::TableProperties;
 use crate::delta::scan::DeltaScan;
 use crate::delta::snapshot::Snapshot;
 use crate::error::Error;
 use crate::merge::{
-    InsertMode, MergeStatement, plan_insert, plan_merge, plan_truncate, session_state,
+    InsertMode, MergeStatement, default_value, plan_insert, plan_merge, plan_truncate,
+    session_state,
 };
 
 /// A Delta table: scanned at its newest version or at a fixed one, and written through one executor.
@@ -27,7 +31,13 @@ pub struct DeltaTableProvider {
     table: DeltaTable,
     version: Option<i64>,
     schema: SchemaRef,
+    layout: Arc<TableLayout>,
     properties: TableProperties,
+    defaults: Arc<Vec<(String, Expr)>>,
+    /// The conditions and values of the MERGE that this is the target of, where DataFusion could not carry them.
+    merge: Option<Arc<MergeIntoOp>>,
+    /// Columns that a MERGE adds to the table, where it has not got them yet.
+    evolution: Option<SchemaRef>,
 }
 
 impl DeltaTableProvider {
@@ -53,15 +63,38 @@ impl DeltaTableProvider {
         check_readable(table.name(), snapshot.protocol())?;
         Ok(Self {
             schema: Arc::clone(snapshot.layout().schema()),
+            layout: Arc::clone(snapshot.layout()),
             properties: snapshot.properties().clone(),
+            defaults: Arc::new(defaults(snapshot.layout())),
             table,
             version,
+            merge: None,
+            evolution: None,
+        })
+    }
+
+    /// The target of a MERGE that adds `wanted` to it; `evolved` is its version as it would be then.
+    pub(crate) fn evolving(evolved: &Snapshot, wanted: SchemaRef) -> crate::Result<Self> {
+        Ok(Self {
+            evolution: Some(wanted),
+            ..Self::of(evolved.table().clone(), evolved, None)?
         })
     }
 
     /// The table behind.
     pub fn table(&self) -> &DeltaTable {
         &self.table
+    }
+
+    /// The target of this MERGE, whatever conditions and values it is asked to merge with.
+    pub(crate) fn with_merge(mut self, merge: MergeIntoOp) -> Self {
+        self.merge = Some(Arc::new(merge));
+        self
+    }
+
+    /// The table's columns when the provider was made.
+    pub(crate) fn layout(&self) -> &TableLayout {
+        &self.layout
     }
 
     /// The table's properties when the provider was made.
@@ -121,6 +154,11 @@ impl TableProvider for DeltaTableProvider {
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>> {
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    fn get_column_default(&self, column: &str) -> Option<&Expr> {
+        let mut defaults = self.defaults.iter();
+        defaults.find_map(|(name, value)| (name == column).then_some(value))
     }
 
     fn statistics(&self) -> Option<Statistics> {
@@ -192,6 +230,10 @@ impl TableProvider for DeltaTableProvider {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         self.check_writable()?;
         let session = Arc::new(session_state(state)?.clone());
+        let (on, clauses) = match &self.merge {
+            Some(merge) => (merge.on.clone(), merge.clauses.clone()),
+            None => (on, clauses),
+        };
         Ok(plan_merge(MergeStatement {
             table: self.table.clone(),
             base: None,
@@ -200,6 +242,7 @@ impl TableProvider for DeltaTableProvider {
             schema: merge_schema,
             on,
             clauses,
+            evolution: self.evolution.clone(),
         })
         .await?)
     }
@@ -209,4 +252,20 @@ impl TableProvider for DeltaTableProvider {
 /// [`super::dml_rule`].
 fn unregistered(statement: &str) -> DataFusionError {
     Error::invalid(format!("{statement} of a Delta table needs a session that Alluvial is registered with; call ctx.register_alluvial() first")).into()
+}
+
+/// The default values of a table's columns, by name. One that cannot be planned here is left out: the writer, which would need it, refuses
+/// the table.
+fn defaults(layout: &TableLayout) -> Vec<(String, Expr)> {
+    // expressions of the log are planned with DataFusion's own functions, whatever the session adds
+    static STATE: LazyLock<SessionState> =
+        LazyLock::new(|| SessionStateBuilder::new_with_default_features().build());
+    let columns = layout.computed().iter();
+    columns
+        .filter(|(_, computed)| matches!(computed, Computed::Default(_)))
+        .filter_map(|(index, _)| {
+            let value = default_value(layout, *index, &STATE).ok().flatten()?;
+            Some((layout.schema().field(*index).name().clone(), value))
+        })
+        .collect()
 }

@@ -1,17 +1,19 @@
-//! Takes UPDATE and DELETE of Delta tables up before DataFusion's optimizer can lose their filters.
+//! Takes UPDATE and DELETE of Delta tables up before DataFusion's optimizer can lose their filters, and the sub-queries of MERGE
+//! before it refuses them.
 
-use datafusion::catalog::TableProvider;
-use datafusion::catalog::default_table_source::source_as_provider;
+use std::sync::Arc;
+
+use datafusion::catalog::default_table_source::{provider_as_source, source_as_provider};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
-use datafusion::logical_expr::{DmlStatement, LogicalPlan, WriteOp};
+use datafusion::logical_expr::{DmlStatement, LogicalPlan, MergeIntoOp, WriteOp, lit};
 use datafusion::optimizer::AnalyzerRule;
 
 use super::delta_table::DeltaTableProvider;
-use crate::merge::{DmlKind, rewrite_dml};
+use crate::merge::{DmlKind, has_subquery, rewrite_dml};
 
-/// Rewrites UPDATE and DELETE of Delta tables, see [`rewrite_dml`].
+/// Rewrites UPDATE and DELETE of Delta tables, see [`rewrite_dml`], and has the table keep the sub-queries of a MERGE.
 #[derive(Debug)]
 pub(crate) struct DmlRule;
 
@@ -32,7 +34,33 @@ impl AnalyzerRule for DmlRule {
     }
 }
 
+/// Gives the conditions and values of a MERGE to its table where they have sub-queries: DataFusion would have each of them in a
+/// projection or a filter, and a MERGE is neither. The table plans them, see [`has_subquery`].
+fn set_aside(statement: &DmlStatement, merge: &MergeIntoOp) -> Result<Option<LogicalPlan>> {
+    if !merge.exprs().into_iter().any(has_subquery) {
+        return Ok(None);
+    }
+    let provider = source_as_provider(&statement.target)?;
+    let Some(provider) = provider.downcast_ref::<DeltaTableProvider>() else {
+        return Ok(None);
+    };
+    let target = Arc::new(provider.clone().with_merge(merge.clone()));
+    let nothing = MergeIntoOp {
+        on: lit(true),
+        clauses: vec![],
+    };
+    Ok(Some(LogicalPlan::Dml(DmlStatement::new(
+        statement.table_name.clone(),
+        provider_as_source(target),
+        WriteOp::MergeInto(Box::new(nothing)),
+        Arc::clone(&statement.input),
+    ))))
+}
+
 fn rewrite(statement: &DmlStatement) -> Result<Option<LogicalPlan>> {
+    if let WriteOp::MergeInto(merge) = &statement.op {
+        return set_aside(statement, merge);
+    }
     if !matches!(statement.op, WriteOp::Update | WriteOp::Delete) {
         return Ok(None);
     }
@@ -45,10 +73,9 @@ fn rewrite(statement: &DmlStatement) -> Result<Option<LogicalPlan>> {
         WriteOp::Update => DmlKind::Update,
         _ => DmlKind::delete(provider.properties()),
     };
-    let schema = TableProvider::schema(provider);
     Ok(Some(rewrite_dml(
         provider.table(),
-        &schema,
+        (provider.layout(), provider.properties()),
         kind,
         statement,
     )?))

@@ -10,10 +10,13 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
+use super::computed_parser::{parse_computed, parse_expression};
+use super::maintenance_parser::{Maintenance, parse_maintenance};
 use super::rewrite::is_word;
 use super::sync_parser;
 use super::tracking_parser::{self, DatabaseTracking};
 use super::types::{expect, parse_type, parse_words};
+use crate::delta::computed::Computed;
 use crate::delta::tracking::TrackingOptions;
 use crate::error::{Error, Result};
 use crate::sync::{Statement, Sync};
@@ -52,6 +55,8 @@ pub(crate) enum Parsed {
         target: TableReference,
         if_exists: bool,
     },
+    /// `OPTIMIZE`, `REORG` or `VACUUM`.
+    Maintenance(Maintenance),
     /// For DataFusion.
     Other(Vec<TokenWithSpan>),
 }
@@ -70,6 +75,8 @@ pub(crate) struct CreateTable {
     pub or_replace: bool,
     pub if_not_exists: bool,
     pub columns: Vec<FieldRef>,
+    /// How columns are computed, by name.
+    pub computed: Vec<(String, Computed)>,
     pub primary_key: Vec<String>,
     pub partition_columns: Vec<String>,
     pub properties: HashMap<String, String>,
@@ -90,6 +97,11 @@ pub(crate) enum TableChange {
     AddColumns {
         columns: Vec<FieldRef>,
         if_not_exists: bool,
+    },
+    /// Gives a column a default value, or takes it away.
+    SetDefault {
+        column: String,
+        expression: Option<String>,
     },
     AddConstraint {
         name: String,
@@ -173,6 +185,9 @@ pub(crate) fn parse_tokens(tokens: Vec<TokenWithSpan>, sql: &str) -> Result<Pars
             .take_while(|token| !is_word(Some(token), "WITH"))
             .cloned();
         return tracking_parser::parse_context(parser, explain.collect());
+    }
+    if let Some(statement) = parse_maintenance(&mut parser, explain.is_some())? {
+        return Ok(Parsed::Maintenance(statement));
     }
     if let Some(statement) = sync_parser::parse_verb(&mut parser) {
         let sync = Box::new(sync_parser::parse_sync(parser, statement, sql)?);
@@ -268,7 +283,7 @@ fn columns(parser: &mut Parser<'_>, create: &mut CreateTable) -> Result<()> {
     }
 }
 
-/// `name type [NOT NULL] [PRIMARY KEY] [COMMENT '…']`.
+/// `name type [NOT NULL] [PRIMARY KEY] [DEFAULT …] [GENERATED …] [COMMENT '…']`.
 fn column(parser: &mut Parser<'_>, mut create: Option<&mut CreateTable>) -> Result<FieldRef> {
     let name = identifier(parser)?;
     let data_type = parse_type(parser)?;
@@ -285,6 +300,18 @@ fn column(parser: &mut Parser<'_>, mut create: Option<&mut CreateTable>) -> Resu
                 )));
             };
             primary_key(create, vec![name.clone()])?;
+        } else if let Some(computed) = parse_computed(parser, &name)? {
+            let Some(create) = create.as_deref_mut() else {
+                return Err(Error::invalid(format!(
+                    "column {name:?}: Delta does not compute a column in the statement that adds it; a default value is set after that, with ALTER TABLE … ALTER COLUMN {name} SET DEFAULT …"
+                )));
+            };
+            if create.computed.iter().any(|(column, _)| *column == name) {
+                return Err(Error::invalid(format!(
+                    "column {name:?} is computed in two ways; use DEFAULT or GENERATED, once"
+                )));
+            }
+            create.computed.push((name.clone(), computed));
         } else if parse_words(parser, &["COMMENT"]) {
             let _ = literal(parser)?;
         } else {
@@ -292,8 +319,6 @@ fn column(parser: &mut Parser<'_>, mut create: Option<&mut CreateTable>) -> Resu
         }
     }
     for (word, what) in [
-        ("DEFAULT", "default values"),
-        ("GENERATED", "generated columns"),
         ("UNIQUE", "UNIQUE"),
         ("REFERENCES", "foreign keys"),
         (
@@ -350,6 +375,8 @@ fn alter_table(mut parser: Parser<'_>) -> Result<Parsed> {
             name: identifier(&mut parser)?.to_lowercase(),
             if_exists,
         }
+    } else if parse_words(&mut parser, &["ALTER"]) {
+        alter_column(&mut parser)?
     } else if parse_words(&mut parser, &["ADD", "COLUMNS"])
         || parse_words(&mut parser, &["ADD", "COLUMN"])
     {
@@ -357,11 +384,28 @@ fn alter_table(mut parser: Parser<'_>) -> Result<Parsed> {
     } else {
         let found = parser.peek_token().token;
         return Err(Error::invalid(format!(
-            "ALTER TABLE {table}: expected SET TBLPROPERTIES, UNSET TBLPROPERTIES, ADD COLUMN, ADD CONSTRAINT, ADD PRIMARY KEY, DROP CONSTRAINT, ENABLE, DISABLE or SET CHANGE_TRACKING, found {found}"
+            "ALTER TABLE {table}: expected SET TBLPROPERTIES, UNSET TBLPROPERTIES, ADD COLUMN, ALTER COLUMN, ADD CONSTRAINT, ADD PRIMARY KEY, DROP CONSTRAINT, ENABLE, DISABLE or SET CHANGE_TRACKING, found {found}"
         )));
     };
     end(&mut parser, "ALTER TABLE")?;
     Ok(Parsed::AlterTable { table, change })
+}
+
+/// `[COLUMN] c SET DEFAULT …` or `[COLUMN] c DROP DEFAULT`, after `ALTER`.
+fn alter_column(parser: &mut Parser<'_>) -> Result<TableChange> {
+    let _ = parse_words(parser, &["COLUMN"]);
+    let column = identifier(parser)?;
+    let expression = if parse_words(parser, &["SET", "DEFAULT"]) {
+        Some(parse_expression(parser, "DEFAULT")?)
+    } else if parse_words(parser, &["DROP", "DEFAULT"]) {
+        None
+    } else {
+        let found = parser.peek_token().token;
+        return Err(Error::invalid(format!(
+            "ALTER COLUMN {column}: expected SET DEFAULT … or DROP DEFAULT, found {found}"
+        )));
+    };
+    Ok(TableChange::SetDefault { column, expression })
 }
 
 fn add_columns(parser: &mut Parser<'_>) -> Result<TableChange> {
@@ -594,7 +638,15 @@ mod tests {
                 "CREATE TABLE t (a INT PRIMARY KEY, PRIMARY KEY (a))",
                 "two primary keys",
             ),
-            ("CREATE TABLE t (a INT DEFAULT 1)", "default values"),
+            (
+                "CREATE TABLE t (a INT DEFAULT 1 GENERATED ALWAYS AS (2))",
+                "computed in two ways",
+            ),
+            ("ALTER TABLE t ADD COLUMN a INT DEFAULT 1", "SET DEFAULT"),
+            (
+                "ALTER TABLE t ALTER COLUMN a TYPE INT",
+                "expected SET DEFAULT",
+            ),
             ("ALTER TABLE t RENAME TO u", "expected SET TBLPROPERTIES"),
             (
                 "CREATE OR REPLACE TABLE IF NOT EXISTS t (a INT)",

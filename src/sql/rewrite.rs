@@ -5,18 +5,27 @@
 //! - `a IS NOT DISTINCT FROM b` becomes `a <=> b`, which binds as `=` does, and `a IS DISTINCT FROM b` an operator of its own.
 //! - The columns that an UPDATE assigns to are read in lower case unless they are quoted, as everywhere else.
 //! - Numbers with more digits than a float holds become decimals.
-//! - `UPDATE SET *` and `INSERT *` of a MERGE become lists of the target's columns.
+//! - Stars of a MERGE, assignments to fields of structs, and DEFAULT become what DataFusion knows, once the columns of the target
+//!   are known: see [`merge`], [`assign`] and [`columns`].
 
+mod assign;
 mod clauses;
+mod columns;
+mod merge;
 mod names;
+
+use std::ops::Range;
 
 use datafusion::common::TableReference;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
 
+use self::assign::{lower_case_assignments, refuse_repeated_assignments};
 use self::clauses::rewrite_clauses;
+pub(crate) use self::columns::{TargetColumns, table_to_look_up, write_columns};
+pub(crate) use self::merge::{Merge, Written};
 use self::names::refuse_hidden;
-pub(crate) use self::names::written_table;
+pub(crate) use self::names::{verb_start, written_table};
 use super::operators::IS_DISTINCT_FROM;
 use super::relation_planner::TABLE_VERSION;
 use crate::error::{Error, Result};
@@ -199,69 +208,6 @@ fn without_delete_alias(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     output
 }
 
-/// `UPDATE t SET a = 1, a = 2` says two things; DataFusion would keep one of them.
-fn refuse_repeated_assignments(tokens: &[TokenWithSpan]) -> Result<()> {
-    let mut seen = Vec::new();
-    for index in assigned_columns(tokens) {
-        let Token::Word(word) = &tokens[index].token else {
-            continue;
-        };
-        let name = if word.quote_style.is_some() {
-            word.value.clone()
-        } else {
-            word.value.to_lowercase()
-        };
-        if seen.contains(&name) {
-            return Err(Error::invalid(format!(
-                "column {name:?} is assigned twice in one UPDATE"
-            )));
-        }
-        seen.push(name);
-    }
-    Ok(())
-}
-
-/// `UPDATE t SET Age = 1`: DataFusion takes the name as it is written.
-fn lower_case_assignments(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    for index in assigned_columns(&tokens) {
-        if let Token::Word(word) = &mut tokens[index].token
-            && word.quote_style.is_none()
-        {
-            word.value = word.value.to_lowercase();
-        }
-    }
-    tokens
-}
-
-/// Where the names of the columns are that an UPDATE assigns to.
-fn assigned_columns(tokens: &[TokenWithSpan]) -> Vec<usize> {
-    let mut columns = Vec::new();
-    let set = tokens.iter().position(|token| is_word(Some(token), "SET"));
-    let (Some(set), true) = (set, is_word(tokens.first(), "UPDATE")) else {
-        return columns;
-    };
-    let (mut depth, mut expected) = (0_i32, true);
-    for (index, token) in tokens.iter().enumerate().skip(set + 1) {
-        match &token.token {
-            Token::LParen => depth += 1,
-            Token::RParen => depth -= 1,
-            Token::Comma if depth == 0 => expected = true,
-            Token::Word(_) if expected => {
-                expected = false;
-                columns.push(index);
-            }
-            Token::Word(_)
-                if depth == 0
-                    && (is_word(Some(token), "WHERE") || is_word(Some(token), "FROM")) =>
-            {
-                break;
-            }
-            _ => {}
-        }
-    }
-    columns
-}
-
 /// `VERSION AS OF` or `TIMESTAMP AS OF`.
 fn version_clause(tokens: &[TokenWithSpan]) -> Option<&'static str> {
     let unit = ["version", "timestamp"]
@@ -366,129 +312,6 @@ fn has_alias(tokens: &[TokenWithSpan]) -> bool {
     is_word(tokens.first(), "AS") || tokens.first().is_some_and(is_name)
 }
 
-/// The parts of a MERGE that its stars refer to.
-#[derive(Debug)]
-pub(crate) struct MergeStars {
-    pub target: TableReference,
-    source: Vec<TokenWithSpan>,
-}
-
-/// Finds a MERGE with `UPDATE SET *` or `INSERT *`; `None` for every other statement.
-///
-/// # Errors
-/// When the statement has stars but its source cannot be named.
-pub(crate) fn find_stars(tokens: &[TokenWithSpan]) -> Result<Option<MergeStars>> {
-    let Some(merge) = tokens
-        .iter()
-        .position(|token| is_word(Some(token), "MERGE"))
-    else {
-        return Ok(None);
-    };
-    if !(0..tokens.len()).any(|index| star(&tokens[index..]).is_some()) {
-        return Ok(None);
-    }
-    let mut index = merge + 1 + usize::from(is_word(tokens.get(merge + 1), "INTO"));
-    let target_end = name_end(tokens, index);
-    let target = reference(&tokens[index..target_end])?;
-    let using = tokens[target_end..]
-        .iter()
-        .position(|token| is_word(Some(token), "USING"));
-    index = target_end
-        + using.ok_or_else(|| Error::invalid("MERGE INTO … needs USING source ON condition"))?
-        + 1;
-    let mut source = Vec::new();
-    if tokens
-        .get(index)
-        .is_some_and(|token| token.token != Token::LParen)
-    {
-        let end = name_end(tokens, index);
-        source = tokens[end - 1..end].to_vec();
-        index = end;
-    }
-    if tokens
-        .get(index)
-        .is_some_and(|token| token.token == Token::LParen)
-    {
-        index += closing(&tokens[index..])
-            .ok_or_else(|| Error::invalid("MERGE: a parenthesis after USING is not closed"))?;
-    }
-    index += usize::from(is_word(tokens.get(index), "AS"));
-    if let Some(alias) = tokens.get(index).filter(|token| is_name(token)) {
-        source = vec![alias.clone()];
-    }
-    if source.is_empty() {
-        return Err(Error::invalid(
-            "the source of a MERGE with UPDATE SET * or INSERT * needs a name; write USING (…) AS source",
-        ));
-    }
-    Ok(Some(MergeStars { target, source }))
-}
-
-/// Writes the stars out for a target with these columns.
-pub(crate) fn expand_stars(
-    tokens: Vec<TokenWithSpan>,
-    stars: &MergeStars,
-    columns: &[String],
-) -> Vec<TokenWithSpan> {
-    let mut output = Vec::with_capacity(tokens.len());
-    let mut index = 0;
-    while index < tokens.len() {
-        let Some(length) = star(&tokens[index..]) else {
-            output.push(tokens[index].clone());
-            index += 1;
-            continue;
-        };
-        let span = tokens[index].span;
-        let of_source = |name: &String| {
-            stars
-                .source
-                .iter()
-                .cloned()
-                .chain([at(Token::Period, span), quoted(name, span)])
-                .collect::<Vec<_>>()
-        };
-        output.extend(tokens[index..index + length - 1].iter().cloned());
-        if is_word(tokens.get(index), "UPDATE") {
-            let assignments = columns.iter().map(|name| {
-                [
-                    vec![quoted(name, span), at(Token::Eq, span)],
-                    of_source(name),
-                ]
-                .concat()
-            });
-            output.extend(separated(assignments, span));
-        } else {
-            output.push(at(Token::LParen, span));
-            output.extend(separated(
-                columns.iter().map(|name| vec![quoted(name, span)]),
-                span,
-            ));
-            output.extend([
-                at(Token::RParen, span),
-                word("VALUES", span),
-                at(Token::LParen, span),
-            ]);
-            output.extend(separated(columns.iter().map(of_source), span));
-            output.push(at(Token::RParen, span));
-        }
-        index += length;
-    }
-    output
-}
-
-/// The length of `UPDATE SET *` or `INSERT *` if it stands here.
-fn star(tokens: &[TokenWithSpan]) -> Option<usize> {
-    let is_star = |index: usize| {
-        tokens
-            .get(index)
-            .is_some_and(|token| token.token == Token::Mul)
-    };
-    if is_word(tokens.first(), "UPDATE") && is_word(tokens.get(1), "SET") && is_star(2) {
-        return Some(3);
-    }
-    (is_word(tokens.first(), "INSERT") && is_star(1)).then_some(2)
-}
-
 fn name_end(tokens: &[TokenWithSpan], start: usize) -> usize {
     let mut end = start + 1;
     while tokens
@@ -519,6 +342,46 @@ fn reference(tokens: &[TokenWithSpan]) -> Result<TableReference> {
         )),
         _ => Err(Error::invalid("MERGE INTO needs the name of a table")),
     }
+}
+
+/// Where the parts between commas stand that are in no parenthesis, bracket or brace.
+fn comma_separated(tokens: &[TokenWithSpan], list: Range<usize>) -> Vec<Range<usize>> {
+    let (mut depth, mut start) = (0, list.start);
+    let mut parts = Vec::new();
+    for index in list.clone() {
+        depth += depth_change(&tokens[index]);
+        if depth == 0 && tokens[index].token == Token::Comma {
+            parts.push(start..index);
+            start = index + 1;
+        }
+    }
+    parts.push(start..list.end);
+    parts
+}
+
+/// By how much a token makes those after it stand deeper.
+fn depth_change(token: &TokenWithSpan) -> i32 {
+    match token.token {
+        Token::LParen | Token::LBracket | Token::LBrace => 1,
+        Token::RParen | Token::RBracket | Token::RBrace => -1,
+        _ => 0,
+    }
+}
+
+/// The tokens with some places, in order, filled otherwise.
+fn replaced(
+    tokens: &[TokenWithSpan],
+    places: Vec<(Range<usize>, Vec<TokenWithSpan>)>,
+) -> Vec<TokenWithSpan> {
+    let mut output = Vec::with_capacity(tokens.len());
+    let mut index = 0;
+    for (place, new) in places {
+        output.extend_from_slice(&tokens[index..place.start]);
+        output.extend(new);
+        index = place.end;
+    }
+    output.extend_from_slice(&tokens[index..]);
+    output
 }
 
 fn separated(groups: impl Iterator<Item = Vec<TokenWithSpan>>, span: Span) -> Vec<TokenWithSpan> {
@@ -560,6 +423,14 @@ mod tests {
         Tokenizer::new(&GenericDialect {}, sql)
             .tokenize_with_location()
             .unwrap()
+    }
+
+    /// Without white space.
+    pub(super) fn filled(sql: &str) -> Vec<TokenWithSpan> {
+        let tokens = tokens(sql).into_iter();
+        tokens
+            .filter(|token| !matches!(token.token, Token::Whitespace(_)))
+            .collect()
     }
 
     pub(super) fn text(tokens: &[TokenWithSpan]) -> String {
@@ -626,37 +497,5 @@ mod tests {
                 "{write}: {error}"
             );
         }
-    }
-
-    fn check_stars(sql: &str, expected: &str) {
-        let tokens = rewrite_versions(tokens(sql)).unwrap();
-        let stars = find_stars(&tokens).unwrap().unwrap();
-        assert_eq!(
-            text(&expand_stars(tokens, &stars, &["id".into(), "V v".into()])),
-            expected
-        );
-    }
-
-    #[test]
-    fn stars_become_the_columns_of_the_target() {
-        check_stars(
-            "MERGE INTO t USING s ON t.id = s.id WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *",
-            "MERGE INTO t USING s ON t . id = s . id WHEN MATCHED THEN UPDATE SET \"id\" = s . \"id\" , \"V v\" = s . \"V v\" \
-             WHEN NOT MATCHED THEN INSERT ( \"id\" , \"V v\" ) VALUES ( s . \"id\" , s . \"V v\" )",
-        );
-        check_stars(
-            "MERGE INTO a.t AS x USING (SELECT 1) AS y ON TRUE WHEN NOT MATCHED THEN INSERT *",
-            "MERGE INTO a . t AS x USING ( SELECT 1 ) AS y ON TRUE WHEN NOT MATCHED THEN INSERT ( \"id\" , \"V v\" ) VALUES ( y . \"id\" , y . \"V v\" )",
-        );
-        assert!(
-            find_stars(
-                &tokens("MERGE INTO t USING (SELECT 1) ON TRUE WHEN NOT MATCHED THEN INSERT *")
-                    .into_iter()
-                    .filter(|t| !matches!(t.token, Token::Whitespace(_)))
-                    .collect::<Vec<_>>()
-            )
-            .is_err()
-        );
-        assert!(find_stars(&tokens("SELECT * FROM t")).unwrap().is_none());
     }
 }

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::error::Result;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::disk_manager::DiskManagerBuilder;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 
 use super::arguments::Spelling;
@@ -22,6 +24,7 @@ use super::relation_planner::{CHANGE_VERSIONS, ChangesRelationPlanner};
 use super::snapshots_table::{SNAPSHOTS, SnapshotsFactory};
 use super::tracking::{mask_functions, table_functions};
 use super::versioned_table::{VERSIONED, VersionedFactory};
+use crate::merge::outcome_row;
 
 /// The name of a warehouse's catalog.
 const CATALOG: &str = "alluvial";
@@ -98,6 +101,17 @@ impl SessionContextExt for SessionContext {
         self.register_alluvial()?;
         Ok(Box::pin(ddl::run(self, sql)).await?)
     }
+}
+
+/// What a MERGE, UPDATE, DELETE or INSERT of a Delta table has done, once `plan` has run to its end: one row with
+/// `rows_inserted`, `rows_updated`, `rows_deleted`, `rows_unchanged` (matched, and left as they are), `files_scanned`,
+/// `files_pruned`, `files_added`, `files_rewritten`, `deletion_vectors`, `bytes_written` and `version`, which is NULL when there
+/// was nothing to commit. `None` for every other plan.
+///
+/// # Errors
+/// None that a user could cause.
+pub fn write_outcome(plan: &Arc<dyn ExecutionPlan>) -> crate::Result<Option<RecordBatch>> {
+    outcome_row(plan)
 }
 
 /// Makes a session on a warehouse folder.

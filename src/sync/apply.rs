@@ -315,6 +315,7 @@ async fn merge(
         schema: Arc::new(target.join(&changes)?),
         on: merge.on,
         clauses: merge.clauses,
+        evolution: None,
     };
     let (rows, mut plan) = statement.plan().await?;
     plan.operation = operation(setup);

@@ -6,10 +6,12 @@ use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
 use datafusion::prelude::SessionContext;
 
+use super::computed::check_new_default;
 use super::{delta_table, nothing, tracking};
 use crate::change::refuse_reserved_columns;
 use crate::delta::actions::Metadata;
 use crate::delta::alter::{commit_metadata, wanted_protocol, with_columns, with_not_null};
+use crate::delta::computed::set_default;
 use crate::delta::features::check_writable;
 use crate::delta::layout::TableLayout;
 use crate::delta::properties::{
@@ -76,6 +78,9 @@ pub(crate) async fn alter_table(
     } = &change
     {
         check_rows(ctx, name, constraint, expression).await?;
+    }
+    if let TableChange::SetDefault { column, expression } = &change {
+        check_new_default(&snapshot, column, expression.as_deref(), &ctx.state())?;
     }
     let changed = match tracking_change(ctx, name, &snapshot, &change).await? {
         Some(changed) => changed,
@@ -312,6 +317,10 @@ fn changed(snapshot: &Snapshot, change: TableChange) -> Result<Changed> {
             };
             metadata.schema_string = serde_json::to_string(&schema)?;
             Operation::new("ADD COLUMNS")
+        }
+        TableChange::SetDefault { column, expression } => {
+            set_default(&mut metadata, &column, expression.as_deref())?;
+            Operation::new("CHANGE COLUMN").with_parameter("column", column)
         }
         TableChange::AddConstraint { name, expression } => {
             let key = format!("{CONSTRAINT_PREFIX}{name}");

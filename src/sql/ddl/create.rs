@@ -12,9 +12,12 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
 
+use super::computed::check_computed;
 use super::{logical_plan, nothing};
 use crate::delta::DeltaTable;
 use crate::delta::actions::{Metadata, Protocol};
+use crate::delta::alter::wanted_protocol;
+use crate::delta::computed::declare_computed;
 use crate::delta::create::{TableDefinition, write_target};
 use crate::delta::snapshot::Snapshot;
 use crate::delta::tracking::remember_begin;
@@ -151,6 +154,7 @@ async fn write(
         None => None,
     };
     let columns = columns(name.table(), create.columns, query.as_ref())?;
+    let computed = check_computed(name.table(), &columns, create.computed, &ctx.state())?;
     let definition = TableDefinition {
         columns,
         partition_columns: create.partition_columns,
@@ -158,10 +162,14 @@ async fn write(
         properties: create.properties,
         comment: create.comment,
     };
-    let (mut metadata, protocol) = definition.actions(
+    let (mut metadata, mut protocol) = definition.actions(
         name.table(),
         base.as_ref().map(|base| base.metadata().id.clone()),
     )?;
+    if !computed.is_empty() {
+        declare_computed(&mut metadata, &computed)?;
+        protocol = wanted_protocol(&metadata)?;
+    }
     if let Some(base) = &base {
         remember_begin(base.metadata(), &mut metadata);
     }

@@ -130,12 +130,24 @@ fn stands_as_relation(tokens: &[TokenWithSpan], name: usize) -> bool {
 }
 
 /// A name as SQL reads it.
-fn name_of(token: &TokenWithSpan) -> Option<String> {
+pub(super) fn name_of(token: &TokenWithSpan) -> Option<String> {
     match &token.token {
         Token::Word(word) if word.quote_style.is_some() => Some(word.value.clone()),
         Token::Word(word) => Some(word.value.to_lowercase()),
         _ => None,
     }
+}
+
+/// Where the verb of a statement stands: behind EXPLAIN, if that is asked for.
+pub(crate) fn verb_start(tokens: &[TokenWithSpan]) -> usize {
+    let mut start = 0;
+    for word in ["EXPLAIN", "ANALYZE", "VERBOSE"] {
+        start += usize::from(is_word(tokens.get(start), word));
+    }
+    if start > 0 && is_word(tokens.get(start), "FORMAT") {
+        start += 2;
+    }
+    start
 }
 
 /// The table whose rows a statement writes; `None` for a statement that writes none.
@@ -147,10 +159,7 @@ pub(crate) fn written_table(tokens: &[TokenWithSpan]) -> Option<TableReference> 
         &["INSERT", "OVERWRITE"],
         &["MERGE", "INTO"],
     ];
-    let mut start = 0;
-    for word in ["EXPLAIN", "ANALYZE", "VERBOSE"] {
-        start += usize::from(is_word(tokens.get(start), word));
-    }
+    let mut start = verb_start(tokens);
     let is_verb = |verb: &&&[&str]| {
         let mut words = verb.iter().enumerate();
         words.all(|(offset, word)| is_word(tokens.get(start + offset), word))
@@ -168,15 +177,8 @@ pub(crate) fn written_table(tokens: &[TokenWithSpan]) -> Option<TableReference> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::tokens;
+    use super::super::tests::filled;
     use super::*;
-
-    fn filled(sql: &str) -> Vec<TokenWithSpan> {
-        let tokens = tokens(sql).into_iter();
-        tokens
-            .filter(|token| !matches!(token.token, Token::Whitespace(_)))
-            .collect()
-    }
 
     fn check_hidden(sql: &str, expected: Option<&str>) {
         let found = refuse_hidden(&filled(sql)).map_err(|error| error.to_string());

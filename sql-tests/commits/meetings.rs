@@ -1,0 +1,291 @@
+//! Two statements write at one moment: the second has done everything but its commit when the first commits.
+//!
+//! Both are done, the second as if it had come after the first. Where the keys tell that the first has not touched what the second
+//! has read, the second does not read or write its rows again.
+
+use libtest_mimic::{Failed, Trial};
+use object_store::path::Path;
+
+use super::stage::{Stage, check_named, spawn, table};
+use super::statements::{PLAIN, Statement};
+use crate::RUNTIME;
+use crate::faults::store::{Fault, Process};
+use crate::tables::{check_same, execute};
+
+/// Two statements, and what they come to.
+struct Meeting {
+    first: &'static str,
+    second: Statement,
+    /// Rows of the table that are not there afterwards, and rows that are.
+    gone: &'static [&'static str],
+    come: &'static [&'static str],
+    /// How many of the two have something to commit.
+    commits: i64,
+    /// Whether the second writes new rows twice; absent where it does not matter.
+    again: Option<bool>,
+}
+
+pub(super) fn trials() -> impl Iterator<Item = Trial> {
+    MEETINGS.iter().map(|meeting| {
+        let name = format!("commits::meetings::{}", meeting.second.name);
+        Trial::test(name, move || {
+            RUNTIME.block_on(meeting.check()).map_err(|failed| {
+                let message = failed.message().unwrap_or_default();
+                let (first, second) = (meeting.first, meeting.second.sql);
+                format!("{message}\n{first};\n{second};").into()
+            })
+        })
+    })
+}
+
+impl Meeting {
+    async fn check(&'static self) -> Result<(), Failed> {
+        let stage = Stage::set_up(&self.second, "meetings").await?;
+        let copy = stage.copy()?;
+        let before = stage.read(copy.path()).await?;
+        let process = stage.start(copy.path())?;
+        let session = stage.open().await?;
+        process.arm(Fault::StoppedBeforeCommit);
+        let second = spawn(stage.run(&session), &process);
+        process.wait_for_stop().await;
+        if !process.was_hit() {
+            second.await??;
+            return Err("the second statement has committed nothing".into());
+        }
+        let written = data_files(&process);
+        stage.start(copy.path())?;
+        let first = execute(&stage.open().await?, self.first).await;
+        process.go_on();
+        let second = second.await?;
+        first.map(drop)?;
+        second?;
+        check_named(&table(copy.path())).await?;
+        let found = stage.read(copy.path()).await?;
+        check_same("the table", &self.rows(&before.rows), &found.rows)?;
+        if found.version != before.version + self.commits {
+            let (before, now) = (before.version, found.version);
+            return Err(format!("version {before} has become {now}").into());
+        }
+        let again = data_files(&process) > written;
+        if self.again.is_some_and(|expected| expected != again) {
+            let not = if again { "" } else { "not " };
+            return Err(format!("the second statement has {not}been planned again").into());
+        }
+        Ok(())
+    }
+
+    fn rows(&self, before: &[String]) -> Vec<String> {
+        let mut rows = before.to_vec();
+        rows.retain(|row| !self.gone.contains(&row.as_str()));
+        rows.extend(self.come.iter().map(ToString::to_string));
+        rows.sort();
+        rows
+    }
+}
+
+/// How many files of data a process has written.
+fn data_files(process: &Process) -> usize {
+    let is_data = |path: &Path| {
+        let path = path.as_ref();
+        path.ends_with(".parquet")
+            && !path.contains("/_change_data/")
+            && !path.contains("/_delta_log/")
+    };
+    process.puts().iter().filter(|path| is_data(path)).count()
+}
+
+const ONE_OLD: &str = r#"[1,"p1","old"]"#;
+const TWO_OLD: &str = r#"[2,"p2","old"]"#;
+
+const APPEND_1_TO_ROW_1: &str = "MERGE INTO t USING (VALUES (1)) AS s (id) ON t.id = s.id \
+    WHEN MATCHED THEN UPDATE SET v = t.v || '1'";
+const APPEND_2_TO_ROW_1: &str = "MERGE INTO t USING (VALUES (1)) AS s (id) ON t.id = s.id \
+    WHEN MATCHED THEN UPDATE SET v = t.v || '2'";
+const APPEND_2_TO_ROW_2: &str = "MERGE INTO t USING (VALUES (2)) AS s (id) ON t.id = s.id \
+    WHEN MATCHED THEN UPDATE SET v = t.v || '2'";
+const UPSERT_1_AT_50: &str = "MERGE INTO t USING (VALUES (50)) AS s (id) ON t.id = s.id \
+    WHEN MATCHED THEN UPDATE SET v = t.v || '1' \
+    WHEN NOT MATCHED THEN INSERT (id, p, v) VALUES (s.id, 'p0', '1')";
+const UPSERT_2_AT_50: &str = "MERGE INTO t USING (VALUES (50)) AS s (id) ON t.id = s.id \
+    WHEN MATCHED THEN UPDATE SET v = t.v || '2' \
+    WHEN NOT MATCHED THEN INSERT (id, p, v) VALUES (s.id, 'p0', '2')";
+const UPSERT_2_AT_51: &str = "MERGE INTO t USING (VALUES (51)) AS s (id) ON t.id = s.id \
+    WHEN MATCHED THEN UPDATE SET v = t.v || '2' \
+    WHEN NOT MATCHED THEN INSERT (id, p, v) VALUES (s.id, 'p0', '2')";
+const INSERT_1_AT_50: &str = "INSERT INTO t VALUES (50, 'p0', '1')";
+const COPY_ON_WRITE: &str = "TBLPROPERTIES (delta.enableDeletionVectors = false)";
+
+const MEETINGS: &[Meeting] = &[
+    Meeting {
+        first: APPEND_1_TO_ROW_1,
+        second: second("different-rows", APPEND_2_TO_ROW_2),
+        gone: &[ONE_OLD, TWO_OLD],
+        come: &[r#"[1,"p1","old1"]"#, r#"[2,"p2","old2"]"#],
+        commits: 2,
+        again: Some(false),
+    },
+    Meeting {
+        first: APPEND_1_TO_ROW_1,
+        second: second("same-row", APPEND_2_TO_ROW_1),
+        gone: &[ONE_OLD],
+        come: &[r#"[1,"p1","old12"]"#],
+        commits: 2,
+        again: Some(true),
+    },
+    Meeting {
+        first: APPEND_1_TO_ROW_1,
+        second: Statement {
+            table: COPY_ON_WRITE,
+            ..second("different-rows-of-a-file-that-is-copied", APPEND_2_TO_ROW_2)
+        },
+        gone: &[ONE_OLD, TWO_OLD],
+        come: &[r#"[1,"p1","old1"]"#, r#"[2,"p2","old2"]"#],
+        commits: 2,
+        again: Some(true),
+    },
+    Meeting {
+        first: "UPDATE t SET v = v || '1' WHERE id = 21",
+        second: Statement {
+            table: COPY_ON_WRITE,
+            ..second("different-files-that-are-copied", APPEND_2_TO_ROW_2)
+        },
+        gone: &[r#"[21,"p1","old"]"#, TWO_OLD],
+        come: &[r#"[21,"p1","old1"]"#, r#"[2,"p2","old2"]"#],
+        commits: 2,
+        again: None,
+    },
+    Meeting {
+        first: UPSERT_1_AT_50,
+        second: second("same-new-key", UPSERT_2_AT_50),
+        gone: &[],
+        come: &[r#"[50,"p0","12"]"#],
+        commits: 2,
+        again: Some(true),
+    },
+    Meeting {
+        first: UPSERT_1_AT_50,
+        second: second("different-new-keys", UPSERT_2_AT_51),
+        gone: &[],
+        come: &[r#"[50,"p0","1"]"#, r#"[51,"p0","2"]"#],
+        commits: 2,
+        again: Some(false),
+    },
+    Meeting {
+        first: INSERT_1_AT_50,
+        second: second("key-was-appended", UPSERT_2_AT_50),
+        gone: &[],
+        come: &[r#"[50,"p0","12"]"#],
+        commits: 2,
+        again: Some(true),
+    },
+    Meeting {
+        first: INSERT_1_AT_50,
+        second: second("other-key-was-appended", APPEND_2_TO_ROW_2),
+        gone: &[TWO_OLD],
+        come: &[r#"[50,"p0","1"]"#, r#"[2,"p2","old2"]"#],
+        commits: 2,
+        again: Some(false),
+    },
+    Meeting {
+        first: "UPDATE t SET id = 51 WHERE id = 3",
+        second: second("key-came-by-an-update", UPSERT_2_AT_51),
+        gone: &[r#"[3,"p0","old"]"#],
+        come: &[r#"[51,"p0","old2"]"#],
+        commits: 2,
+        again: Some(true),
+    },
+    Meeting {
+        first: "DELETE FROM t WHERE id = 1",
+        second: second("row-was-deleted", APPEND_2_TO_ROW_1),
+        gone: &[ONE_OLD],
+        come: &[],
+        commits: 1,
+        again: None,
+    },
+    Meeting {
+        first: "DELETE FROM t WHERE id = 1",
+        second: second("deletes-in-one-file", "DELETE FROM t WHERE id = 2"),
+        gone: &[ONE_OLD, TWO_OLD],
+        come: &[],
+        commits: 2,
+        again: None,
+    },
+    Meeting {
+        first: "DELETE FROM t WHERE id BETWEEN 1 AND 22",
+        second: second("file-is-gone", APPEND_2_TO_ROW_2),
+        gone: &[
+            ONE_OLD,
+            TWO_OLD,
+            r#"[3,"p0","old"]"#,
+            r#"[4,"p1","old"]"#,
+            r#"[6,"p0","old"]"#,
+            r#"[7,"p1","old"]"#,
+            r#"[8,"p2","old"]"#,
+            r#"[9,"p0","old"]"#,
+            r#"[10,"p1","old"]"#,
+            r#"[11,"p2","old"]"#,
+            r#"[12,"p0","old"]"#,
+            r#"[13,"p1","old"]"#,
+            r#"[14,"p2","old"]"#,
+            r#"[15,"p0","old"]"#,
+            r#"[16,"p1","old"]"#,
+            r#"[17,"p2","old"]"#,
+            r#"[18,"p0","old"]"#,
+            r#"[19,"p1","old"]"#,
+            r#"[20,"p2","old"]"#,
+            r#"[21,"p1","old"]"#,
+            r#"[22,"p2","old"]"#,
+        ],
+        come: &[],
+        commits: 1,
+        again: None,
+    },
+    Meeting {
+        first: INSERT_1_AT_50,
+        second: second(
+            "not-matched-by-source",
+            "MERGE INTO t USING (VALUES (1)) AS s (id) ON t.id = s.id \
+             WHEN NOT MATCHED BY SOURCE AND t.id > 20 THEN UPDATE SET v = t.v || '2'",
+        ),
+        gone: &[r#"[21,"p1","old"]"#, r#"[22,"p2","old"]"#],
+        come: &[
+            r#"[21,"p1","old2"]"#,
+            r#"[22,"p2","old2"]"#,
+            r#"[50,"p0","12"]"#,
+        ],
+        commits: 2,
+        again: Some(true),
+    },
+    Meeting {
+        first: INSERT_1_AT_50,
+        second: second(
+            "update-of-what-was-appended",
+            "UPDATE t SET v = v || '2' WHERE id > 20",
+        ),
+        gone: &[r#"[21,"p1","old"]"#, r#"[22,"p2","old"]"#],
+        come: &[
+            r#"[21,"p1","old2"]"#,
+            r#"[22,"p2","old2"]"#,
+            r#"[50,"p0","12"]"#,
+        ],
+        commits: 2,
+        again: Some(true),
+    },
+    Meeting {
+        first: "OPTIMIZE t",
+        second: second("files-were-optimized", APPEND_2_TO_ROW_2),
+        gone: &[TWO_OLD],
+        come: &[r#"[2,"p2","old2"]"#],
+        commits: 2,
+        again: None,
+    },
+];
+
+const fn second(name: &'static str, sql: &'static str) -> Statement {
+    Statement {
+        name,
+        table: "",
+        sql,
+        ..PLAIN
+    }
+}

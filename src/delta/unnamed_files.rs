@@ -1,0 +1,243 @@
+//! Files that a statement has written and that no commit names yet: they are removed unless the statement gets that far.
+//!
+//! Whoever writes files does so through [`UnnamedFiles::store`], which remembers each path before its first byte is sent. When the
+//! statement fails, or its future is dropped, the files are removed in the background; [`removed`] waits for that.
+
+use std::fmt::{self, Display, Formatter};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+};
+use tokio::runtime::Handle;
+
+/// How many removals are going on in the background of this process.
+static GOING_ON: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits until the files of statements that were given up are gone, but not for longer than `limit`.
+pub(crate) async fn removed(limit: Duration) {
+    const STEP: Duration = Duration::from_millis(5);
+    let started = tokio::time::Instant::now();
+    while GOING_ON.load(Ordering::Acquire) > 0 && started.elapsed() < limit {
+        tokio::time::sleep(STEP).await;
+    }
+}
+
+/// Files that are removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct UnnamedFiles {
+    store: Arc<dyn ObjectStore>,
+    paths: Arc<Mutex<Vec<Path>>>,
+}
+
+impl UnnamedFiles {
+    /// None yet, in this store.
+    pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            store,
+            paths: Arc::default(),
+        }
+    }
+
+    /// The store, remembering what is written through it.
+    pub(crate) fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::new(RememberingStore {
+            inner: Arc::clone(&self.store),
+            paths: Arc::clone(&self.paths),
+        })
+    }
+
+    /// Remembers a file.
+    pub(crate) fn push(&self, path: Path) {
+        lock(&self.paths).push(path);
+    }
+
+    /// Leaves the files to whoever knows their names by now; they can be pushed again.
+    pub(crate) fn keep(&self) -> Vec<Path> {
+        std::mem::take(&mut *lock(&self.paths))
+    }
+
+    /// Removes the files, as far as the store lets us.
+    pub(crate) async fn remove(self) {
+        let paths = self.keep();
+        remove_all(self.store.as_ref(), paths).await;
+    }
+}
+
+impl Drop for UnnamedFiles {
+    fn drop(&mut self) {
+        let paths = self.keep();
+        let (false, Ok(runtime)) = (paths.is_empty(), Handle::try_current()) else {
+            return;
+        };
+        let store = Arc::clone(&self.store);
+        GOING_ON.fetch_add(1, Ordering::AcqRel);
+        runtime.spawn(async move {
+            remove_all(store.as_ref(), paths).await;
+            GOING_ON.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
+}
+
+/// Removes files; that one cannot be is for VACUUM to mend.
+pub(crate) async fn remove_all(store: &dyn ObjectStore, paths: impl IntoIterator<Item = Path>) {
+    for path in paths {
+        let _ = store.delete(&path).await;
+    }
+}
+
+fn lock(paths: &Mutex<Vec<Path>>) -> MutexGuard<'_, Vec<Path>> {
+    paths.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+struct RememberingStore {
+    inner: Arc<dyn ObjectStore>,
+    paths: Arc<Mutex<Vec<Path>>>,
+}
+
+impl Display for RememberingStore {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for RememberingStore {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
+        lock(&self.paths).push(location.clone());
+        self.inner.put_opts(location, payload, opts).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        lock(&self.paths).push(location.clone());
+        let upload = self.inner.put_multipart_opts(location, opts).await?;
+        Ok(Box::new(Upload {
+            inner: Some(upload),
+        }))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// An upload in parts that is aborted when it is dropped in the middle: stores keep, and charge for, the parts of others.
+#[derive(Debug)]
+struct Upload {
+    /// Absent once it is complete or aborted.
+    inner: Option<Box<dyn MultipartUpload>>,
+}
+
+impl Upload {
+    fn ended() -> object_store::Error {
+        object_store::Error::Generic {
+            store: "upload",
+            source: "the upload has ended".into(),
+        }
+    }
+}
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        match &mut self.inner {
+            Some(inner) => inner.put_part(data),
+            None => Box::pin(std::future::ready(Err(Self::ended()))),
+        }
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let result = match &mut self.inner {
+            Some(inner) => inner.complete().await,
+            None => return Err(Self::ended()),
+        };
+        if result.is_ok() {
+            self.inner = None;
+        }
+        result
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        match self.inner.take() {
+            Some(mut inner) => inner.abort().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let (Some(mut inner), Ok(runtime)) = (self.inner.take(), Handle::try_current()) {
+            GOING_ON.fetch_add(1, Ordering::AcqRel);
+            runtime.spawn(async move {
+                let _ = inner.abort().await;
+                GOING_ON.fetch_sub(1, Ordering::AcqRel);
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn files_that_nobody_keeps_are_removed() {
+        let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let exists = async |path: &str| memory.head(&Path::from(path)).await.is_ok();
+        let kept = UnnamedFiles::new(Arc::clone(&memory));
+        kept.store()
+            .put(&Path::from("kept"), "a".into())
+            .await
+            .unwrap();
+        kept.keep();
+        drop(kept);
+        let dropped = UnnamedFiles::new(Arc::clone(&memory));
+        dropped
+            .store()
+            .put(&Path::from("dropped"), "a".into())
+            .await
+            .unwrap();
+        assert!(exists("dropped").await);
+        drop(dropped);
+        removed(Duration::from_secs(10)).await;
+        assert!(exists("kept").await && !exists("dropped").await);
+    }
+}
