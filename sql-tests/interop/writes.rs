@@ -11,7 +11,7 @@ use crate::oracle;
 use crate::tables::check_same;
 
 /// Whether `OPTIMIZE` is run where a script has it.
-const WITH_OPTIMIZE: bool = false;
+const WITH_OPTIMIZE: bool = true;
 
 /// What is run on which table.
 const CASES: &[(&str, &str)] = &[

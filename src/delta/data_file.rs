@@ -47,22 +47,19 @@ impl From<&Snapshot> for WriteTarget {
     }
 }
 
-/// Writes rows, in the table's logical schema, to new data files, which are removed unless it is closed.
+/// Writes rows, in the table's logical schema, to new data files.
 pub(crate) struct DataFileWriter {
     writer: DeltaWriter,
-    files: UnnamedFiles,
     schema: SchemaRef,
     layout: Arc<TableLayout>,
 }
 
 impl DataFileWriter {
-    /// A writer for new files of the table, whose rows have these columns after the table's.
-    pub(crate) fn new(target: &WriteTarget, more: Vec<FieldRef>) -> Self {
+    /// A writer for new files of the table, whose rows have these columns after the table's; `files` are to know the files.
+    pub(crate) fn new(target: &WriteTarget, more: Vec<FieldRef>, files: &UnnamedFiles) -> Self {
         let schema = physical_schema(&target.layout, more);
-        let files = UnnamedFiles::new(target.table.store());
         Self {
             writer: DeltaWriter::new(files.store(), writer_config(target, &schema)),
-            files,
             schema,
             layout: Arc::clone(&target.layout),
         }
@@ -79,7 +76,6 @@ impl DataFileWriter {
     /// Finishes the files; none is written for no rows.
     pub(crate) async fn close(self) -> Result<Vec<Add>> {
         let written = self.writer.close().await?.into_iter().map(add_action);
-        self.files.keep();
         let exact = |add: Add| match add
             .stats
             .as_deref()
@@ -95,25 +91,21 @@ impl DataFileWriter {
     }
 }
 
-/// Writes change rows, in the table's logical schema followed by `_change_type`, to new change files, which are removed unless it
-/// is closed.
+/// Writes change rows, in the table's logical schema followed by `_change_type`, to new change files.
 pub(crate) struct ChangeFileWriter {
     writer: DeltaWriter,
-    files: UnnamedFiles,
     schema: SchemaRef,
 }
 
 impl ChangeFileWriter {
-    /// A writer for new change files of the table.
-    pub(crate) fn new(target: &WriteTarget) -> Self {
+    /// A writer for new change files of the table; `files` are to know the files.
+    pub(crate) fn new(target: &WriteTarget, files: &UnnamedFiles) -> Self {
         let change_type = Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, true));
         let schema = physical_schema(&target.layout, vec![change_type]);
-        let files = UnnamedFiles::new(target.table.store());
         let store: Arc<dyn ObjectStore> =
             Arc::new(PrefixStore::new(files.store(), CHANGE_DATA_FOLDER));
         Self {
             writer: DeltaWriter::new(store, writer_config(target, &schema)),
-            files,
             schema,
         }
     }
@@ -129,7 +121,6 @@ impl ChangeFileWriter {
     /// Finishes the files.
     pub(crate) async fn close(self) -> Result<Vec<AddCdcFile>> {
         let written = self.writer.close().await?.into_iter();
-        self.files.keep();
         Ok(written.map(|add| cdc_action(add_action(add))).collect())
     }
 }

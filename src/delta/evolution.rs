@@ -36,7 +36,7 @@ pub(crate) fn evolved(
         return Ok(None);
     };
     let (present, layout) = (snapshot.protocol(), snapshot.layout());
-    check_writable(table, snapshot.metadata(), present, layout)?;
+    check_writable(table, present, layout)?;
     let mut actions = Vec::new();
     let mut protocol = present.clone();
     let needed = wanted_protocol(&metadata)?;

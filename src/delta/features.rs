@@ -69,12 +69,7 @@ pub(crate) fn check_readable(table: &str, protocol: &Protocol) -> Result<()> {
 }
 
 /// Refuses a table that we would write wrongly.
-pub(crate) fn check_writable(
-    table: &str,
-    metadata: &Metadata,
-    protocol: &Protocol,
-    layout: &TableLayout,
-) -> Result<()> {
+pub(crate) fn check_writable(table: &str, protocol: &Protocol, layout: &TableLayout) -> Result<()> {
     check_readable(table, protocol)?;
     refuse(
         table,
@@ -89,13 +84,6 @@ pub(crate) fn check_writable(
                 "needs writer version {}, and this build knows up to 7",
                 protocol.min_writer_version
             ),
-        );
-    }
-    if layout.is_mapped() && !metadata.partition_columns.is_empty() {
-        return unsupported(
-            table,
-            "has partition columns and column mapping, which this build does not write together"
-                .into(),
         );
     }
     for field in layout.kernel_schema().fields() {

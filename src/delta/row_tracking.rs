@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 
 /// The domain that holds the high-water mark.
 pub(crate) const ROW_TRACKING_DOMAIN: &str = "delta.rowTracking";
+/// The tag of a commit that has not given rows new ids.
+pub(super) const PRESERVED: &str = "delta.rowTracking.preserved";
 /// The highest row id of a table that has none.
 pub(crate) const NO_ROW_ID: i64 = -1;
 

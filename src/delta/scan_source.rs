@@ -175,7 +175,7 @@ pub(crate) struct DeltaSource {
 
 impl DeltaSource {
     /// Wraps the scan of those of `total` files that planning has left.
-    pub(crate) fn new(
+    pub(super) fn new(
         config: FileScanConfig,
         table: &str,
         total: usize,

@@ -292,10 +292,17 @@ impl Transaction {
                         .any(|action| matches!(action, Action::Remove(_))),
             ),
             engine_info: Some(concat!("Alluvial/", env!("CARGO_PKG_VERSION")).into()),
-            tags: None,
+            tags: self.tags(),
             txn_id: Some(id.to_string()),
             user_name: None,
         }
+    }
+
+    /// Where rows have ids: that those which this commit moves keep theirs (*Row Tracking*).
+    fn tags(&self) -> Option<HashMap<String, String>> {
+        let base = self.base.as_ref()?;
+        let keeps = base.properties().row_tracking.is_some();
+        keeps.then(|| HashMap::from([(row_tracking::PRESERVED.into(), "true".into())]))
     }
 
     fn isolation_level(&self) -> &'static str {

@@ -53,12 +53,12 @@ impl UnnamedFiles {
         })
     }
 
-    /// Remembers a file.
-    pub(crate) fn push(&self, path: Path) {
-        lock(&self.paths).push(path);
+    /// Remembers files.
+    pub(crate) fn extend(&self, paths: impl IntoIterator<Item = Path>) {
+        lock(&self.paths).extend(paths);
     }
 
-    /// Leaves the files to whoever knows their names by now; they can be pushed again.
+    /// Leaves the files to whoever knows their names by now; it can be given them again.
     pub(crate) fn keep(&self) -> Vec<Path> {
         std::mem::take(&mut *lock(&self.paths))
     }

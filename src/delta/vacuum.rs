@@ -87,7 +87,7 @@ pub(crate) async fn find_garbage(
 /// The retention that was asked for, or the table's own, of a table that may be written.
 fn checked_retention(base: &Snapshot, asked: Option<i64>) -> Result<i64> {
     let table = base.table().name();
-    check_writable(table, base.metadata(), base.protocol(), base.layout())?;
+    check_writable(table, base.protocol(), base.layout())?;
     let kept = base.properties().deleted_file_retention_micros;
     match asked {
         Some(asked) if asked < kept => Err(too_short(table, asked, kept)),

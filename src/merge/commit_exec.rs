@@ -35,7 +35,7 @@ use super::gather_exec::GatherExec;
 use super::key_check::KeyCheck;
 use super::key_collect::source_rows;
 use super::outcome::Outcome;
-use super::rewrite::{remember, replace_files};
+use super::rewrite::replace_files;
 use super::row_format::{RowFormat, new_name};
 use super::unique_exec::RepeatedKeys;
 use super::write_exec::{
@@ -491,7 +491,7 @@ impl Run {
             committed,
             Ok(CommitOutcome::Conflict(_)) | Err(Error::Conflict { .. })
         ) {
-            named.into_iter().for_each(|path| files.push(path));
+            files.extend(named);
         }
         Ok(match committed? {
             CommitOutcome::Committed(version) => Attempt::Done(Outcome {
@@ -589,13 +589,11 @@ impl Report {
         for report in written {
             match report {
                 Written::Add(add) => {
-                    remember(std::slice::from_ref(&add), files);
+                    files.extend(decode_path("", &add.path));
                     self.adds.push(add);
                 }
                 Written::Cdc(cdc) => {
-                    if let Ok(path) = decode_path("", &cdc.path) {
-                        files.push(path);
-                    }
+                    files.extend(decode_path("", &cdc.path));
                     self.cdc.push(Action::Cdc(cdc));
                 }
                 Written::Marks(file, marks) => self.mark(plan, file, marks)?,

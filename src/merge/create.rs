@@ -35,7 +35,7 @@ pub(crate) fn plan_create(
         None => protocol,
     };
     let target = write_target(table, &metadata, &protocol)?;
-    check_writable(table.name(), &metadata, &protocol, &target.layout)?;
+    check_writable(table.name(), &protocol, &target.layout)?;
     let rules = RowRules::try_new(&target, &session)?;
     let operation = operation
         .with_parameter(

@@ -121,12 +121,7 @@ pub(crate) async fn plan_truncate(
 /// Refuses what may not be written, and says how the rest is.
 pub(crate) fn write_target(snapshot: &Snapshot, removes_rows: bool) -> Result<WriteTarget> {
     let name = snapshot.table().name();
-    check_writable(
-        name,
-        snapshot.metadata(),
-        snapshot.protocol(),
-        snapshot.layout(),
-    )?;
+    check_writable(name, snapshot.protocol(), snapshot.layout())?;
     if removes_rows && snapshot.properties().append_only {
         return Err(Error::UnsupportedFeature {
             table: name.into(),

@@ -20,7 +20,7 @@ use super::commit_exec::CommitPlan;
 use super::row_format::ROW;
 use super::write_exec::Marks;
 use super::zorder::sort_rows;
-use crate::delta::actions::{Action, Add, decode_path};
+use crate::delta::actions::{Action, Add};
 use crate::delta::data_file::{DataFileWriter, WriteTarget, count_rows};
 use crate::delta::deletion_vector;
 use crate::delta::reconcile::TouchedRows;
@@ -200,7 +200,7 @@ pub(crate) async fn copy_rows(
     let mut copies = JoinSet::new();
     for partition in 0..rows.properties().output_partitioning().partition_count() {
         let (rows, context) = (Arc::clone(&rows), session.task_ctx());
-        let mut writer = DataFileWriter::new(target, more.clone());
+        let mut writer = DataFileWriter::new(target, more.clone(), written);
         copies.spawn(async move {
             let mut rows = rows.execute(partition, context)?;
             while let Some(batch) = rows.next().await {
@@ -211,19 +211,9 @@ pub(crate) async fn copy_rows(
     }
     let mut adds = Vec::new();
     while let Some(copy) = copies.join_next().await {
-        let copied = copy.map_err(Error::internal)??;
-        remember(&copied, written);
-        adds.extend(copied);
+        adds.extend(copy.map_err(Error::internal)??);
     }
     Ok(adds)
-}
-
-/// Has new data files removed unless they are named.
-pub(crate) fn remember(adds: &[Add], written: &UnnamedFiles) {
-    let paths = adds
-        .iter()
-        .filter_map(|add| decode_path("", &add.path).ok());
-    paths.for_each(|path| written.push(path));
 }
 
 /// The first row id of a file.

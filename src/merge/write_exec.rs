@@ -35,6 +35,7 @@ use crate::change::ChangeType;
 use crate::delta::actions::{Add, AddCdcFile};
 use crate::delta::data_file::{ChangeFileWriter, DataFileWriter, WriteTarget};
 use crate::delta::row_tracking::RowTracking;
+use crate::delta::unnamed_files::UnnamedFiles;
 use crate::error::{Error, Result};
 
 /// How the rows are written.
@@ -266,6 +267,8 @@ pub(crate) fn count_changes(
 /// The files and bitmaps of one partition.
 struct PartitionWriter {
     spec: WriteSpec,
+    /// What is removed unless it is reported.
+    files: UnnamedFiles,
     data: DataFileWriter,
     changes: ChangeFileWriter,
     marks: BTreeMap<u32, Marks>,
@@ -275,14 +278,13 @@ struct PartitionWriter {
 
 impl PartitionWriter {
     fn new(spec: WriteSpec, identities: IdentityValues) -> Self {
-        let (data, changes) = (
-            DataFileWriter::new(&spec.target, spec.row_id().into_iter().collect()),
-            ChangeFileWriter::new(&spec.target),
-        );
+        let files = UnnamedFiles::new(spec.target.table.store());
+        let row_id = spec.row_id().into_iter().collect();
         Self {
+            data: DataFileWriter::new(&spec.target, row_id, &files),
+            changes: ChangeFileWriter::new(&spec.target, &files),
+            files,
             spec,
-            data,
-            changes,
             marks: BTreeMap::new(),
             counts: RowCounts::default(),
             identities,
@@ -317,7 +319,9 @@ impl PartitionWriter {
         );
         written.push(Written::Counts(self.counts));
         written.push(Written::Identities(self.identities.high_water_marks()));
-        encode(&written)
+        let report = encode(&written)?;
+        self.files.keep();
+        Ok(report)
     }
 
     async fn insert_all(&mut self, batch: &RecordBatch) -> Result<()> {

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use datafusion::catalog::default_table_source::{provider_as_source, source_as_provider};
+use datafusion::common::DFSchema;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
-use datafusion::logical_expr::{DmlStatement, LogicalPlan, MergeIntoOp, WriteOp, lit};
+use datafusion::logical_expr::{DmlStatement, LogicalPlan, MergeIntoOp, Values, WriteOp, lit};
 use datafusion::optimizer::AnalyzerRule;
 
 use super::delta_table::DeltaTableProvider;
@@ -57,7 +58,37 @@ fn set_aside(statement: &DmlStatement, merge: &MergeIntoOp) -> Result<Option<Log
     ))))
 }
 
+/// Lets VALUES hold the NULLs that the table does not allow: its writer refuses them by the column's name, VALUES itself by a number.
+fn with_nulls(statement: &DmlStatement) -> Result<Option<LogicalPlan>> {
+    let target = source_as_provider(&statement.target)?;
+    if target.downcast_ref::<DeltaTableProvider>().is_none() {
+        return Ok(None);
+    }
+    let input = statement.input.as_ref().clone();
+    let input = input.transform_up(|node| match node {
+        LogicalPlan::Values(values) => {
+            let fields = values.schema.iter().map(|(qualifier, field)| {
+                let field = field.as_ref().clone().with_nullable(true);
+                (qualifier.cloned(), Arc::new(field))
+            });
+            let metadata = values.schema.metadata().clone();
+            let schema = DFSchema::new_with_metadata(fields.collect(), metadata)?;
+            Ok(Transformed::yes(LogicalPlan::Values(Values {
+                schema: Arc::new(schema),
+                ..values
+            })))
+        }
+        other => Ok(Transformed::yes(other.recompute_schema()?)),
+    })?;
+    let mut statement = statement.clone();
+    statement.input = Arc::new(input.data);
+    Ok(Some(LogicalPlan::Dml(statement)))
+}
+
 fn rewrite(statement: &DmlStatement) -> Result<Option<LogicalPlan>> {
+    if matches!(statement.op, WriteOp::Insert(_)) {
+        return with_nulls(statement);
+    }
     if let WriteOp::MergeInto(merge) = &statement.op {
         return set_aside(statement, merge);
     }

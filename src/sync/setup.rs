@@ -102,12 +102,7 @@ impl<'a> Setup<'a> {
         let columns = match &target.base {
             Some(base) => {
                 check_storage(sync, base.layout().schema())?;
-                check_writable(
-                    target.table.name(),
-                    base.metadata(),
-                    base.protocol(),
-                    base.layout(),
-                )?;
+                check_writable(target.table.name(), base.protocol(), base.layout())?;
                 let missing = sync.schema_evolution.then_some(&mut added);
                 target_columns(sync, &kept, base.layout().schema(), missing)?
             }

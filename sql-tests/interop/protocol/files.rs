@@ -159,7 +159,8 @@ pub(super) fn check_feed(
     }
     let recorded = commit.of("cdc").count();
     let updated = commit.metric("numTargetRowsUpdated") + commit.metric("numUpdatedRows");
-    match (log.metadata.is_null(), log.has_feed()) {
+    let is_unknown = log.metadata.is_null() || log.protocol.is_null();
+    match (is_unknown, log.has_feed()) {
         (true, _) => Ok(()),
         (false, false) if recorded > 0 => Err("cdc files in a table without a feed".into()),
         (false, true) if recorded == 0 && updated > 0 => {

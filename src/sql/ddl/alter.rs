@@ -66,12 +66,7 @@ pub(crate) async fn alter_table(
 ) -> Result<DataFrame> {
     let table = delta_table(ctx, name).await?;
     let snapshot = table.snapshot().await?;
-    check_writable(
-        table.name(),
-        snapshot.metadata(),
-        snapshot.protocol(),
-        snapshot.layout(),
-    )?;
+    check_writable(table.name(), snapshot.protocol(), snapshot.layout())?;
     if let TableChange::AddConstraint {
         name: constraint,
         expression,
