@@ -24,7 +24,7 @@
 //!   for the sides of their joins and for rows on their way to a commit, that no session ever sees by name.
 //! - [`sync`] names nothing: what a statement names, the session looks up for it (`SyncSession`, which [`sql`] implements).
 //! - Planning has no side effects: EXPLAIN plans everything and writes nothing, but for the ledger of files with change markers and of
-//!   full dumps, in which whoever looks first gives a new file its number. `CREATE` and `ALTER TABLE` are no plans and act at once.
+//!   full dumps, in which whoever looks first gives a new file its number. `CREATE` and `ALTER TABLE`, `OPTIMIZE`, `REORG` and `VACUUM` are no plans and act at once.
 //! - Connections to object stores for such files live on a runtime of their own: SQL is planned synchronously, and must not wait
 //!   for a thread that waits for it.
 //! - Operators talk in record batches only.

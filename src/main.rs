@@ -14,6 +14,7 @@ use tokio::runtime::Builder;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    ignore_repeated_aborts();
     match start(Options::parse()) {
         Ok(code) => code,
         Err(error) => {
@@ -21,6 +22,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// deltalake aborts uploads that have failed already, and catches what object_store thinks of that: nobody else needs to hear of it.
+fn ignore_repeated_aborts() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let is_known = panic.location().is_some_and(|at| {
+            at.file().contains("object_store") && at.file().ends_with("buffered.rs")
+        });
+        if !is_known {
+            others(panic);
+        }
+    }));
 }
 
 fn start(options: Options) -> Result<ExitCode> {

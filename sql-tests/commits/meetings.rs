@@ -1,10 +1,13 @@
 //! Two statements write at one moment: the second has done everything but its commit when the first commits.
 //!
 //! Both are done, the second as if it had come after the first. Where the keys tell that the first has not touched what the second
-//! has read, the second does not read or write its rows again.
+//! has read, the second does not read or write its rows again. A statement whose rows are made of those of its own target is refused
+//! instead.
 
+use datafusion::error::DataFusionError;
 use libtest_mimic::{Failed, Trial};
 use object_store::path::Path;
+use tempfile::TempDir;
 
 use super::stage::{Stage, check_named, spawn, table};
 use super::statements::{PLAIN, Statement};
@@ -26,7 +29,11 @@ struct Meeting {
 }
 
 pub(super) fn trials() -> impl Iterator<Item = Trial> {
-    MEETINGS.iter().map(|meeting| {
+    let refused = REFUSED.iter().map(|second| {
+        let name = format!("commits::meetings::{}", second.name);
+        Trial::test(name, move || RUNTIME.block_on(check_refused(second)))
+    });
+    let meetings = MEETINGS.iter().map(|meeting| {
         let name = format!("commits::meetings::{}", meeting.second.name);
         Trial::test(name, move || {
             RUNTIME.block_on(meeting.check()).map_err(|failed| {
@@ -35,7 +42,62 @@ pub(super) fn trials() -> impl Iterator<Item = Trial> {
                 format!("{message}\n{first};\n{second};").into()
             })
         })
+    });
+    meetings.chain(refused)
+}
+
+/// How the second of two statements has ended.
+struct Met {
+    second: Result<(), DataFusionError>,
+    /// Whether it has written new rows twice.
+    again: bool,
+}
+
+/// Runs `first` when the statement of the stage has done everything but its commit.
+async fn meet(stage: &Stage, copy: &TempDir, first: &str) -> Result<Met, Failed> {
+    let process = stage.start(copy.path())?;
+    let session = stage.open().await?;
+    process.arm(Fault::StoppedBeforeCommit);
+    let second = spawn(stage.run(&session), &process);
+    process.wait_for_stop().await;
+    if !process.was_hit() {
+        second.await??;
+        return Err("the second statement has committed nothing".into());
+    }
+    let written = data_files(&process);
+    stage.start(copy.path())?;
+    let first = execute(&stage.open().await?, first).await;
+    process.go_on();
+    let second = second.await?;
+    first.map(drop)?;
+    check_named(&table(copy.path())).await?;
+    Ok(Met {
+        second,
+        again: data_files(&process) > written,
     })
+}
+
+/// Makes sure that a statement whose rows are those of an overtaken version writes none of them.
+async fn check_refused(second: &'static Statement) -> Result<(), Failed> {
+    let stage = Stage::set_up(second, "meetings").await?;
+    let copy = stage.copy()?;
+    let mut expected = stage.read(copy.path()).await?.rows;
+    let met = meet(&stage, &copy, INSERT_1_AT_50).await?;
+    let message = met.second.err().map(|error| error.to_string());
+    if !message
+        .as_ref()
+        .is_some_and(|message| message.contains("CONCURRENT_WRITE"))
+    {
+        return Err(format!(
+            "CONCURRENT_WRITE was expected of {}: {message:?}",
+            second.sql
+        )
+        .into());
+    }
+    expected.push(r#"[50,"p0","1"]"#.to_owned());
+    expected.sort();
+    let found = stage.read(copy.path()).await?;
+    check_same("the table", &expected, &found.rows)
 }
 
 impl Meeting {
@@ -43,32 +105,16 @@ impl Meeting {
         let stage = Stage::set_up(&self.second, "meetings").await?;
         let copy = stage.copy()?;
         let before = stage.read(copy.path()).await?;
-        let process = stage.start(copy.path())?;
-        let session = stage.open().await?;
-        process.arm(Fault::StoppedBeforeCommit);
-        let second = spawn(stage.run(&session), &process);
-        process.wait_for_stop().await;
-        if !process.was_hit() {
-            second.await??;
-            return Err("the second statement has committed nothing".into());
-        }
-        let written = data_files(&process);
-        stage.start(copy.path())?;
-        let first = execute(&stage.open().await?, self.first).await;
-        process.go_on();
-        let second = second.await?;
-        first.map(drop)?;
-        second?;
-        check_named(&table(copy.path())).await?;
+        let met = meet(&stage, &copy, self.first).await?;
+        met.second?;
         let found = stage.read(copy.path()).await?;
         check_same("the table", &self.rows(&before.rows), &found.rows)?;
         if found.version != before.version + self.commits {
             let (before, now) = (before.version, found.version);
             return Err(format!("version {before} has become {now}").into());
         }
-        let again = data_files(&process) > written;
-        if self.again.is_some_and(|expected| expected != again) {
-            let not = if again { "" } else { "not " };
+        if self.again.is_some_and(|expected| expected != met.again) {
+            let not = if met.again { "" } else { "not " };
             return Err(format!("the second statement has {not}been planned again").into());
         }
         Ok(())
@@ -272,6 +318,40 @@ const MEETINGS: &[Meeting] = &[
         again: Some(true),
     },
     Meeting {
+        first: INSERT_1_AT_50,
+        second: second(
+            "update-by-a-sub-query",
+            "UPDATE t SET v = 'n' || (SELECT max(id) FROM t) WHERE id = 2",
+        ),
+        gone: &[TWO_OLD],
+        come: &[r#"[50,"p0","1"]"#, r#"[2,"p2","n50"]"#],
+        commits: 2,
+        again: Some(true),
+    },
+    Meeting {
+        first: INSERT_1_AT_50,
+        second: second(
+            "update-by-a-count",
+            "UPDATE t SET v = 'n' || (SELECT count(*) FROM t) WHERE id = 2",
+        ),
+        gone: &[TWO_OLD],
+        come: &[r#"[50,"p0","1"]"#, r#"[2,"p2","n22"]"#],
+        commits: 2,
+        again: Some(true),
+    },
+    Meeting {
+        first: INSERT_1_AT_50,
+        second: second(
+            "merge-by-a-sub-query",
+            "MERGE INTO t USING (VALUES (2)) AS s (id) ON t.id = s.id \
+             WHEN MATCHED THEN UPDATE SET v = 'n' || (SELECT count(*) FROM t AS u)",
+        ),
+        gone: &[TWO_OLD],
+        come: &[r#"[50,"p0","1"]"#, r#"[2,"p2","n22"]"#],
+        commits: 2,
+        again: Some(true),
+    },
+    Meeting {
         first: "OPTIMIZE t",
         second: second("files-were-optimized", APPEND_2_TO_ROW_2),
         gone: &[TWO_OLD],
@@ -279,6 +359,27 @@ const MEETINGS: &[Meeting] = &[
         commits: 2,
         again: None,
     },
+];
+
+/// Statements whose rows are made of those of the table; another has inserted one meanwhile.
+const REFUSED: &[Statement] = &[
+    second(
+        "insert-from-itself",
+        "INSERT INTO t SELECT max(id) + 1, 'p0', '2' FROM t",
+    ),
+    second(
+        "insert-by-a-sub-query",
+        "INSERT INTO t SELECT value + (SELECT max(id) FROM t WHERE v > ''), 'p0', '2' FROM generate_series(1, 2)",
+    ),
+    second(
+        "insert-by-a-count",
+        "INSERT INTO t SELECT 100 + (SELECT count(*) FROM t), 'p0', '2'",
+    ),
+    second(
+        "merge-from-a-sub-query",
+        "MERGE INTO t USING (SELECT k + (SELECT max(id) FROM t) AS id FROM (VALUES (1)) AS v (k)) AS s ON t.id = s.id \
+         WHEN NOT MATCHED THEN INSERT (id, p, v) VALUES (s.id, 'p0', '2')",
+    ),
 ];
 
 const fn second(name: &'static str, sql: &'static str) -> Statement {

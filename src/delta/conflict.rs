@@ -35,7 +35,7 @@ fn conflict(ours: &Transaction, winner: &[Action]) -> Option<String> {
     let files = Files {
         ours,
         our_removes: ours.actions.iter().filter_map(removed_path).collect(),
-        again: added_again(winner).into_keys().collect(),
+        again: gone_before(winner),
         ignores_adds: base.properties().write_serializable && is_blind,
     };
     let our_apps: HashSet<&str> = ours.actions.iter().filter_map(application).collect();
@@ -76,52 +76,76 @@ pub(super) fn added_again(commit: &[Action]) -> HashMap<&str, &Add> {
     added.filter(|(path, _)| removed.contains(path)).collect()
 }
 
+/// The files that a commit adds again, and how many of their rows were in a deletion vector before.
+fn gone_before(commit: &[Action]) -> HashMap<&str, i64> {
+    let again = added_again(commit);
+    let removed = commit.iter().filter_map(|action| match action {
+        Action::Remove(remove) if again.contains_key(remove.path.as_str()) => {
+            let before = remove.deletion_vector.as_ref();
+            Some((
+                remove.path.as_str(),
+                before.map_or(0, |vector| vector.cardinality),
+            ))
+        }
+        _ => None,
+    });
+    removed.collect()
+}
+
 /// What the winner did to files, seen from our side.
 struct Files<'a> {
     ours: &'a Transaction,
     our_removes: HashSet<&'a str>,
-    /// What the winner has added again.
-    again: HashSet<&'a str>,
+    /// What the winner has added again: how many rows were gone of each file before.
+    again: HashMap<&'a str, i64>,
     ignores_adds: bool,
 }
 
 impl Files<'_> {
     fn added(&self, add: &Add) -> Option<String> {
         let path = add.path.as_str();
-        if self.again.contains(path) {
-            // rows of it are gone: that is for `removed`, and where we know which rows for `reconcile`
+        let gone = add
+            .deletion_vector
+            .as_ref()
+            .map_or(0, |vector| vector.cardinality);
+        // rows that are gone are for `removed`, and where we know them for `reconcile`; rows that come back are new to us
+        let comes_back = self.again.get(path).is_some_and(|before| gone <= *before);
+        let is_known = self.ours.touched.contains_key(path);
+        if self.again.contains_key(path) && (!comes_back || is_known) {
             return None;
         }
         if self.our_removes.contains(path) {
             return Some(both_change(path));
+        }
+        if !add.data_change || self.ignores_adds {
+            return None;
         }
         let is_read = match &self.ours.reads {
             ReadSet::Nothing => false,
             ReadSet::Table => true,
             ReadSet::Rows { of, .. } => of.may_match(add),
         };
-        (add.data_change && !self.ignores_adds && is_read)
-            .then(|| "rows were added that this statement has not read".into())
+        is_read.then(|| "rows were added that this statement has not read".into())
     }
 
     fn removed(&self, remove: &Remove) -> Option<String> {
         let path = remove.path.as_str();
         let known = self.ours.touched.contains_key(path);
-        let again = self.again.contains(path);
+        let again = self.again.contains_key(path);
         if self.our_removes.contains(path) {
             return (!known || !again).then(|| both_change(path));
         }
-        let is_read = match &self.ours.reads {
+        let is_lost = match &self.ours.reads {
             ReadSet::Nothing => false,
-            ReadSet::Table => true,
+            // rearranged, too: where the matched rows are now, nobody could say of the next winner
             ReadSet::Rows { complete: true, .. } => known && !again,
             // which rows were read nobody knows
             ReadSet::Rows {
                 complete: false, ..
-            } => true,
+            }
+            | ReadSet::Table => remove.data_change,
         };
-        (remove.data_change && is_read)
-            .then(|| "rows that this statement has read were removed".into())
+        is_lost.then(|| "rows that this statement has read were removed".into())
     }
 }
 

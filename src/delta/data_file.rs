@@ -3,6 +3,7 @@
 //! The Parquet itself, with statistics, is written by deltalake's `DeltaWriter`; what is here turns a table's layout and
 //! properties into its configuration and its results into our actions.
 
+use std::io;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
@@ -10,9 +11,11 @@ use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use delta_kernel::table_properties::DataSkippingNumIndexedCols;
+use deltalake::DeltaTableError;
 use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaDataReader;
 
 use super::actions::{Add, AddCdcFile, encode_path};
@@ -70,12 +73,19 @@ impl DataFileWriter {
         Ok(self
             .writer
             .write(&to_physical(batch, &self.schema)?)
-            .await?)
+            .await
+            .map_err(write_error)?)
     }
 
     /// Finishes the files; none is written for no rows.
     pub(crate) async fn close(self) -> Result<Vec<Add>> {
-        let written = self.writer.close().await?.into_iter().map(add_action);
+        let written = self
+            .writer
+            .close()
+            .await
+            .map_err(write_error)?
+            .into_iter()
+            .map(add_action);
         let exact = |add: Add| match add
             .stats
             .as_deref()
@@ -115,12 +125,13 @@ impl ChangeFileWriter {
         Ok(self
             .writer
             .write(&to_physical(batch, &self.schema)?)
-            .await?)
+            .await
+            .map_err(write_error)?)
     }
 
     /// Finishes the files.
     pub(crate) async fn close(self) -> Result<Vec<AddCdcFile>> {
-        let written = self.writer.close().await?.into_iter();
+        let written = self.writer.close().await.map_err(write_error)?.into_iter();
         Ok(written.map(|add| cdc_action(add_action(add))).collect())
     }
 }
@@ -149,6 +160,37 @@ pub(crate) async fn count_rows(table: &DeltaTable, add: &Add) -> Result<u64> {
     let metadata = ParquetMetaDataReader::decode_metadata(&footer)
         .map_err(|error| damaged(error.to_string()))?;
     u64::try_from(metadata.file_metadata().num_rows()).map_err(Error::internal)
+}
+
+/// The store's own error, out of the Parquet writer's that deltalake makes of it.
+fn write_error(error: DeltaTableError) -> Error {
+    let DeltaTableError::Parquet {
+        source: ParquetError::External(cause),
+    } = error
+    else {
+        return error.into();
+    };
+    let cause = match cause.downcast::<io::Error>() {
+        Ok(error)
+            if error
+                .get_ref()
+                .is_some_and(|inner| inner.is::<object_store::Error>()) =>
+        {
+            match error.into_inner() {
+                Some(inner) => inner,
+                None => return Error::internal("a file could not be written"),
+            }
+        }
+        Ok(error) => return (*error).into(),
+        Err(cause) => cause,
+    };
+    match cause.downcast::<object_store::Error>() {
+        Ok(error) => (*error).into(),
+        Err(cause) => DeltaTableError::Parquet {
+            source: ParquetError::External(cause),
+        }
+        .into(),
+    }
 }
 
 fn physical_schema(layout: &TableLayout, more: Vec<FieldRef>) -> SchemaRef {

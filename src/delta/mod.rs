@@ -26,6 +26,7 @@ mod lane;
 pub(crate) mod layout;
 pub(crate) mod location;
 pub(crate) mod log;
+pub(crate) mod own_reads;
 pub(crate) mod properties;
 pub(crate) mod reconcile;
 mod relabel;

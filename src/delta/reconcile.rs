@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 
 use chrono::Utc;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use roaring::RoaringTreemap;
 
@@ -18,7 +19,10 @@ use super::conflict::added_again;
 use super::deletion_vector;
 use super::table::DeltaTable;
 use super::transaction::Transaction;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// How many files' deletion vectors are read at once.
+const CONCURRENT_READS: usize = 32;
 
 /// The rows of a file that a statement has matched.
 #[derive(Debug, Clone)]
@@ -42,15 +46,24 @@ pub(super) async fn reconcile(
     winner: &[Action],
     files: &mut Vec<Path>,
 ) -> Result<Option<String>> {
+    let shared = added_again(winner)
+        .into_iter()
+        .filter_map(|(path, theirs)| {
+            let touched = ours.touched.get(path)?;
+            let table = &ours.table;
+            Some(async move {
+                let before = vector(table, touched.before.as_ref()).await?;
+                let after = vector(table, theirs.deletion_vector.as_ref()).await?;
+                Ok::<_, Error>((path, theirs, touched, before, after))
+            })
+        });
+    let reads: Vec<_> = shared.collect();
+    let shared: Vec<_> = stream::iter(reads)
+        .buffered(CONCURRENT_READS)
+        .try_collect()
+        .await?;
     let mut joined: Vec<(Add, RoaringTreemap)> = Vec::new();
-    for (path, theirs) in added_again(winner) {
-        let Some(touched) = ours.touched.get(path) else {
-            continue;
-        };
-        let (before, after) = (
-            vector(&ours.table, touched.before.as_ref()).await?,
-            vector(&ours.table, theirs.deletion_vector.as_ref()).await?,
-        );
+    for (path, theirs, touched, before, after) in shared {
         let newly = &after - &before;
         let restores = !before.is_subset(&after);
         if restores || !newly.is_disjoint(&touched.gone) || !newly.is_disjoint(&touched.kept) {

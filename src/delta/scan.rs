@@ -27,7 +27,7 @@ use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
-use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
+use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::ProjectionExec;
 use futures::{StreamExt, TryStreamExt};
@@ -180,13 +180,13 @@ impl DeltaScan {
             location: self.table.location().clone(),
             version: self.version,
         };
-        let wanted = self.wanted(state, columns)?;
+        let wanted = self.wanted(state, &columns)?;
         let source = DeltaSource::new(config, self.table.name(), total, read, wanted);
         self.rename(DataSourceExec::from_data_source(source), &output)
     }
 
     /// What is known only when the scan is read; nothing where a row that is wanted anyway cannot be told.
-    fn wanted(&self, state: &dyn Session, columns: Columns) -> Result<Option<Wanted>> {
+    fn wanted(&self, state: &dyn Session, columns: &Columns) -> Result<Option<Wanted>> {
         let Some(pruning) = self.runtime_pruning.clone() else {
             return Ok(None);
         };
@@ -194,8 +194,8 @@ impl DeltaScan {
             None => None,
             Some(rows) => match columns.predicate(state, std::slice::from_ref(rows))? {
                 Some(expression) => Some(Anyway {
+                    files: Arc::new(columns.pruning(&expression)),
                     expression,
-                    columns: Arc::new(columns),
                 }),
                 None => return Ok(None),
             },
@@ -527,14 +527,17 @@ impl Columns {
         statistics: Vec<Arc<Statistics>>,
         predicate: &Arc<dyn PhysicalExpr>,
     ) -> Vec<bool> {
-        let all = vec![true; statistics.len()];
+        self.pruning(predicate).prune(statistics)
+    }
+
+    /// The predicate ready to rule files out.
+    fn pruning(&self, predicate: &Arc<dyn PhysicalExpr>) -> FilePruning {
         let schema = Arc::clone(self.table_schema.schema_without_virtual_columns());
         let builder = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&schema));
-        let Ok(pruning) = builder.try_build(Arc::clone(predicate)) else {
-            return all;
-        };
-        let statistics = PrunableStatistics::new(statistics, schema);
-        pruning.prune(&statistics).unwrap_or(all)
+        FilePruning {
+            predicate: builder.try_build(Arc::clone(predicate)).ok(),
+            schema,
+        }
     }
 
     /// The filters as one predicate over the Parquet source's schema; those on nested mapped columns are left to the plan above.
@@ -577,21 +580,44 @@ impl Columns {
     }
 }
 
+/// Rules files out by their statistics.
+#[derive(Debug)]
+pub(super) struct FilePruning {
+    /// Absent where statistics cannot answer.
+    predicate: Option<PruningPredicate>,
+    schema: SchemaRef,
+}
+
+impl FilePruning {
+    /// Whether a file with these statistics may have rows that the predicate lets through.
+    pub(super) fn may_match(&self, statistics: &Arc<Statistics>) -> bool {
+        self.prune(vec![Arc::clone(statistics)]) != [false]
+    }
+
+    fn prune(&self, statistics: Vec<Arc<Statistics>>) -> Vec<bool> {
+        let all = vec![true; statistics.len()];
+        let Some(predicate) = &self.predicate else {
+            return all;
+        };
+        let statistics = PrunableStatistics::new(statistics, Arc::clone(&self.schema));
+        predicate.prune(&statistics).unwrap_or(all)
+    }
+}
+
 /// Tells by what the log says of a file whether a scan may read rows of it.
 #[derive(Debug)]
 pub(crate) struct FileFilter {
     scan: DeltaScan,
-    columns: Columns,
-    predicate: Option<Arc<dyn PhysicalExpr>>,
+    filters: Option<FilePruning>,
 }
 
 impl FileFilter {
     /// The files of `scan` that `filters` and its pruning at run time leave, whichever it has.
     pub(crate) fn try_new(scan: DeltaScan, state: &dyn Session, filters: &[Expr]) -> Result<Self> {
         let columns = Columns::new(&scan);
+        let predicate = columns.predicate(state, filters)?;
         Ok(Self {
-            predicate: columns.predicate(state, filters)?,
-            columns,
+            filters: predicate.map(|predicate| columns.pruning(&predicate)),
             scan,
         })
     }
@@ -611,11 +637,8 @@ impl ReadRows for FileFilter {
         if !pruning.is_none_or(|pruning| pruning.may_match(&statistics)) {
             return false;
         }
-        let of_file = |predicate| self.columns.may_match(vec![statistics], predicate);
-        !self
-            .predicate
-            .as_ref()
-            .is_some_and(|predicate| of_file(predicate) == [false])
+        let filters = self.filters.as_ref();
+        filters.is_none_or(|filters| filters.may_match(&statistics))
     }
 }
 

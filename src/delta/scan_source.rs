@@ -20,7 +20,7 @@ use datafusion::datasource::source::{DataSource, DataSourceExec, OpenArgs};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Operator;
-use datafusion::physical_expr::expressions::BinaryExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr, DynamicFilterTracking};
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{
@@ -37,23 +37,23 @@ use futures::{TryStreamExt, stream};
 use object_store::path::Path;
 use url::Url;
 
-use super::scan::Columns;
+use super::scan::FilePruning;
 
 /// Decides about a file when its turn comes, with what is known only then.
 pub(crate) trait RuntimePruning: fmt::Debug + Send + Sync {
     /// Whether the file with these statistics (data columns, then partition columns) may hold a row that is wanted.
     fn may_match(&self, statistics: &Statistics) -> bool;
 
-    /// Which rows are wanted, over the columns of the files; `None` where that cannot be said.
-    fn predicate(&self, schema: &Schema) -> Option<RowPredicate>;
+    /// Which of the table's `rows` are wanted, over the columns of the files; `None` where that cannot be said.
+    fn predicate(&self, schema: &Schema, rows: Option<usize>) -> Option<RowPredicate>;
 }
 
-/// Rows with some values.
+/// Which rows are wanted.
 #[derive(Debug)]
 pub(crate) struct RowPredicate {
     pub expression: Arc<dyn PhysicalExpr>,
-    /// How many values.
-    pub values: usize,
+    /// Whether so few that the rest is better left out by the Parquet reader: it decodes nothing else of it.
+    pub sparse: bool,
 }
 
 /// What is wanted of a scan once the other side of a join is known.
@@ -68,35 +68,35 @@ pub(super) struct Wanted {
 #[derive(Debug, Clone)]
 pub(super) struct Anyway {
     pub expression: Arc<dyn PhysicalExpr>,
-    pub columns: Arc<Columns>,
+    /// Tells which files may hold such rows.
+    pub files: Arc<FilePruning>,
 }
 
 impl Wanted {
     fn may_match(&self, statistics: &Arc<Statistics>) -> bool {
-        let holds = |anyway: &Anyway| {
-            let statistics = vec![Arc::clone(statistics)];
-            anyway.columns.may_match(statistics, &anyway.expression) != [false]
-        };
+        let holds = |anyway: &Anyway| anyway.files.may_match(statistics);
         self.pruning.may_match(statistics) || self.anyway.as_ref().is_some_and(holds)
     }
 
     /// The source with what prunes row groups, pages and, where few rows are left, rows.
     fn narrow(&self, source: &ParquetSource, rows: Option<usize>) -> Option<ParquetSource> {
         let schema = source.table_schema().schema_without_virtual_columns();
-        let RowPredicate { expression, values } = self.pruning.predicate(schema)?;
+        let RowPredicate { expression, sparse } = self.pruning.predicate(schema, rows)?;
         let wanted = match &self.anyway {
             Some(anyway) => or(expression, Arc::clone(&anyway.expression)),
             None => expression,
         };
         let wanted = match source.filter() {
-            Some(filter) => and(filter, wanted),
+            // what is in the source is asked of the rows that are left
+            Some(filter) => and(wanted, filter),
             None => wanted,
         };
-        let sparse = rows.is_some_and(|rows| values.saturating_mul(SPARSE_SHARE) < rows);
+        // a filter that the source has taken over is evaluated nowhere else
+        let pushed = source.table_parquet_options().global.pushdown_filters;
         Some(
             source
                 .with_predicate(wanted)
-                .with_pushdown_filters(sparse && self.anyway.is_none()),
+                .with_pushdown_filters(pushed || (sparse && self.anyway.is_none())),
         )
     }
 }
@@ -108,9 +108,6 @@ fn and(left: Arc<dyn PhysicalExpr>, right: Arc<dyn PhysicalExpr>) -> Arc<dyn Phy
 fn or(left: Arc<dyn PhysicalExpr>, right: Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
     Arc::new(BinaryExpr::new(left, Operator::Or, right))
 }
-
-/// Below this share of the rows, filtering inside the Parquet reader pays: the other columns of the rest are not decoded.
-const SPARSE_SHARE: usize = 20;
 
 /// How many files of a table's newest version the scans in a plan have opened so far.
 pub(crate) fn files_opened(plan: &Arc<dyn ExecutionPlan>, location: &Url) -> usize {
@@ -361,7 +358,10 @@ impl DataSource for DeltaSource {
         let schema = Arc::clone(self.eq_properties().schema());
         let (mut taken, mut answers) = (Vec::new(), vec![PushedDown::No; filters.len()]);
         for (index, filter) in filters.into_iter().enumerate() {
-            if !mentions_float(&filter, &schema) {
+            // a join's own filter would ask again, row by row, what its keys have said already
+            let is_known = self.wanted.is_some()
+                && DynamicFilterTracking::classify(&filter).contains_dynamic_filter();
+            if !is_known && !mentions_float(&filter, &schema) {
                 taken.push((index, filter));
             }
         }

@@ -5,7 +5,7 @@
 //! the rest end the attempt with [`CommitOutcome::Conflict`], whereupon the caller plans its statement again. Data files are
 //! written before, so an aborted commit leaves only files that no log names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -121,12 +121,13 @@ impl Transaction {
         // of the vectors that were joined with other writers' only the last ones count
         match &outcome {
             Ok(CommitOutcome::Committed(_)) if !joined.is_empty() => {
-                let named = self.vectors();
-                let unnamed = ours.into_iter().chain(joined);
+                let named: HashSet<Path> = self.vectors().into_iter().collect();
+                let unnamed: HashSet<Path> = ours.into_iter().chain(joined).collect();
+                let unnamed = unnamed.into_iter();
                 let unnamed = unnamed.filter(|path| !named.contains(path));
                 remove_all(self.table.store().as_ref(), unnamed).await;
             }
-            Ok(CommitOutcome::Conflict(_)) => {
+            Ok(CommitOutcome::Conflict(_)) | Err(Error::Conflict { .. }) => {
                 remove_all(self.table.store().as_ref(), joined).await;
             }
             // a commit whose answer is lost may have come about

@@ -17,14 +17,32 @@ use object_store::{
 };
 use tokio::runtime::Handle;
 
-/// How many removals are going on in the background of this process.
-static GOING_ON: AtomicUsize = AtomicUsize::new(0);
+/// How many statements of this process, or parts of them, have files that may still have to be removed.
+static ALIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// Something that removes files when it is dropped. It counts from its beginning to the end of the removal: who waits for removals
+/// must also wait for those that tasks on other threads have not come to.
+#[derive(Debug)]
+struct Alive;
+
+impl Alive {
+    fn new() -> Self {
+        ALIVE.fetch_add(1, Ordering::AcqRel);
+        Self
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        ALIVE.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 /// Waits until the files of statements that were given up are gone, but not for longer than `limit`.
 pub(crate) async fn removed(limit: Duration) {
     const STEP: Duration = Duration::from_millis(5);
     let started = tokio::time::Instant::now();
-    while GOING_ON.load(Ordering::Acquire) > 0 && started.elapsed() < limit {
+    while ALIVE.load(Ordering::Acquire) > 0 && started.elapsed() < limit {
         tokio::time::sleep(STEP).await;
     }
 }
@@ -34,6 +52,7 @@ pub(crate) async fn removed(limit: Duration) {
 pub(crate) struct UnnamedFiles {
     store: Arc<dyn ObjectStore>,
     paths: Arc<Mutex<Vec<Path>>>,
+    alive: Option<Alive>,
 }
 
 impl UnnamedFiles {
@@ -42,6 +61,7 @@ impl UnnamedFiles {
         Self {
             store,
             paths: Arc::default(),
+            alive: Some(Alive::new()),
         }
     }
 
@@ -76,11 +96,10 @@ impl Drop for UnnamedFiles {
         let (false, Ok(runtime)) = (paths.is_empty(), Handle::try_current()) else {
             return;
         };
-        let store = Arc::clone(&self.store);
-        GOING_ON.fetch_add(1, Ordering::AcqRel);
+        let (store, alive) = (Arc::clone(&self.store), self.alive.take());
         runtime.spawn(async move {
             remove_all(store.as_ref(), paths).await;
-            GOING_ON.fetch_sub(1, Ordering::AcqRel);
+            drop(alive);
         });
     }
 }
@@ -129,6 +148,7 @@ impl ObjectStore for RememberingStore {
         let upload = self.inner.put_multipart_opts(location, opts).await?;
         Ok(Box::new(Upload {
             inner: Some(upload),
+            alive: Some(Alive::new()),
         }))
     }
 
@@ -161,6 +181,7 @@ impl ObjectStore for RememberingStore {
 struct Upload {
     /// Absent once it is complete or aborted.
     inner: Option<Box<dyn MultipartUpload>>,
+    alive: Option<Alive>,
 }
 
 impl Upload {
@@ -203,10 +224,10 @@ impl MultipartUpload for Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         if let (Some(mut inner), Ok(runtime)) = (self.inner.take(), Handle::try_current()) {
-            GOING_ON.fetch_add(1, Ordering::AcqRel);
+            let alive = self.alive.take();
             runtime.spawn(async move {
                 let _ = inner.abort().await;
-                GOING_ON.fetch_sub(1, Ordering::AcqRel);
+                drop(alive);
             });
         }
     }

@@ -1,9 +1,11 @@
 //! The WHEN clauses of a MERGE, checked and by column position.
 
 use datafusion::common::DFSchema;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::dml::{MergeIntoAction, MergeIntoClause, MergeIntoClauseKind};
 
+use super::subquery::outer_columns;
 use crate::error::{Error, Result};
 
 /// Which rows of the join a clause is for.
@@ -71,12 +73,13 @@ impl Clauses {
                     "a {kind} clause follows one without a condition and can never apply; put the unconditional one last"
                 )));
             }
-            let action = action(clause.action, target, width)?;
-            checked.push(Clause {
+            let clause = Clause {
                 kind,
                 condition: clause.predicate,
-                action,
-            });
+                action: action(clause.action, target, width)?,
+            };
+            clause.check(target, width)?;
+            checked.push(clause);
         }
         Ok(Self(checked))
     }
@@ -146,6 +149,52 @@ impl Clauses {
             }
             _ => true,
         }
+    }
+}
+
+impl Clause {
+    /// Condition and values.
+    fn expressions(&self) -> impl Iterator<Item = &Expr> {
+        let values = match &self.action {
+            ClauseAction::Update(values) | ClauseAction::Insert(values) => values.as_slice(),
+            ClauseAction::Delete => &[],
+        };
+        let values = values.iter().map(|(_, value)| value);
+        self.condition.iter().chain(values)
+    }
+
+    /// Refuses what has no value for a single row, and columns of a side that has no row there: they would be NULL.
+    fn check(&self, schema: &DFSchema, width: usize) -> Result<()> {
+        let (absent, side) = match self.kind {
+            ClauseKind::Matched => (0..0, ""),
+            ClauseKind::NotMatchedByTarget => (0..width, "target"),
+            ClauseKind::NotMatchedBySource => (width..schema.fields().len(), "source"),
+        };
+        for expression in self.expressions() {
+            let is_of_many = |part: &Expr| {
+                Ok(matches!(
+                    part,
+                    Expr::AggregateFunction(_) | Expr::WindowFunction(_)
+                ))
+            };
+            if expression.exists(is_of_many)? {
+                return Err(Error::invalid(format!(
+                    "{} has {expression}, which is no value of one row; compute it in the source",
+                    self.kind
+                )));
+            }
+            for column in outer_columns(expression)? {
+                let index = schema.index_of_column(&column);
+                if index.is_ok_and(|index| absent.contains(&index)) {
+                    return Err(Error::invalid(format!(
+                        "{} uses {}, a column of the {side}, which has no row there; use columns of the other side",
+                        self.kind,
+                        column.flat_name()
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -28,6 +28,7 @@ use datafusion::physical_plan::{
     PlanProperties,
 };
 use futures::{StreamExt, stream};
+use object_store::path::Path;
 use roaring::RoaringTreemap;
 
 use super::estimate::Estimate;
@@ -35,7 +36,7 @@ use super::gather_exec::GatherExec;
 use super::key_check::KeyCheck;
 use super::key_collect::source_rows;
 use super::outcome::Outcome;
-use super::rewrite::replace_files;
+use super::rewrite::{Replaced, replace_files};
 use super::row_format::{RowFormat, new_name};
 use super::unique_exec::RepeatedKeys;
 use super::write_exec::{
@@ -445,10 +446,12 @@ impl Run {
         let mut changed =
             replace_files(&self.plan, std::mem::take(&mut report.marks), files).await?;
         actions.append(&mut changed.actions);
+        let mut rows_replaced = 0;
         if let (Removal::All, Some(base)) = (self.plan.removal, &self.plan.base) {
             let now = Utc::now().timestamp_millis();
+            rows_replaced = base.files().await?.iter().filter_map(live_records).sum();
             if self.plan.operation.name == "TRUNCATE" {
-                report.counts.deleted = base.files().await?.iter().filter_map(live_records).sum();
+                report.counts.deleted = std::mem::take(&mut rows_replaced);
             }
             actions.extend(
                 base.files()
@@ -458,10 +461,15 @@ impl Run {
             );
         }
         actions.extend(report.adds.iter().cloned().map(Action::Add));
+        let unneeded = match can_be_inferred(&report.counts, &changed) {
+            true => std::mem::take(&mut report.cdc),
+            false => vec![],
+        };
         actions.append(&mut report.cdc);
         let mut outcome = self.outcome(&report, &actions);
         outcome.files_rewritten = changed.files_copied;
         outcome.rows_copied = changed.rows_copied;
+        outcome.rows_replaced = rows_replaced;
         outcome.scan_time = written - started;
         outcome.rewrite_time = written.elapsed();
         if actions.is_empty() {
@@ -492,6 +500,8 @@ impl Run {
             Ok(CommitOutcome::Conflict(_)) | Err(Error::Conflict { .. })
         ) {
             files.extend(named);
+        } else {
+            files.extend(unneeded.iter().filter_map(change_file));
         }
         Ok(match committed? {
             CommitOutcome::Committed(version) => Attempt::Done(Outcome {
@@ -557,6 +567,19 @@ impl Run {
             }
         }
         failure.map_or(Ok(report), Err)
+    }
+}
+
+/// Whether readers can tell the changes without change files: of a commit that only inserts, or only deletes by deletion vectors
+/// (*Writer Requirements for AddCDCFile*).
+fn can_be_inferred(rows: &RowCounts, changed: &Replaced) -> bool {
+    rows.updated == 0 && changed.files_copied == 0 && (rows.inserted == 0 || rows.deleted == 0)
+}
+
+fn change_file(action: &Action) -> Option<Path> {
+    match action {
+        Action::Cdc(cdc) => decode_path("", &cdc.path).ok(),
+        _ => None,
     }
 }
 

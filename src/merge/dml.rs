@@ -5,7 +5,7 @@
 //! taken up while it is whole: its scan of the target is replaced by one with row addresses, and what it selects goes to
 //! [`RowChangeSink`] through the same executor as a MERGE.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
@@ -23,7 +23,7 @@ use datafusion::logical_expr::{
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
-use super::insert::{base_version, schema_changed, write_target};
+use super::insert::{checks_keys, own_version, schema_changed, write_target};
 use super::key_check::KeyCheck;
 use super::relation::{TargetRelation, address_schema};
 use super::row_format::{ACTION, FILE, ROW, ROW_ID, RowAction, RowFormat, new_name, old_name};
@@ -33,11 +33,11 @@ use crate::change::distinct;
 use crate::delta::DeltaTable;
 use crate::delta::computed::refuse_assignments;
 use crate::delta::layout::TableLayout;
+use crate::delta::own_reads::{OwnReads, TargetScan};
 use crate::delta::properties::TableProperties;
-use crate::delta::scan::{DeltaScan, ScanFile};
+use crate::delta::scan::DeltaScan;
 use crate::delta::scan_source::scans_of;
-use crate::delta::snapshot::Snapshot;
-use crate::delta::transaction::{Operation, ReadRows, ReadSet};
+use crate::delta::transaction::{Operation, ReadSet};
 use crate::error::{Error, Result};
 
 /// Which statement is rewritten.
@@ -59,16 +59,17 @@ impl DmlKind {
     }
 }
 
-/// Rewrites an UPDATE or DELETE of `table`, whose schema and properties the statement was planned with.
+/// Rewrites an UPDATE or DELETE of a table, whose schema and properties the statement was planned with; its other reads of the table
+/// are part of `own` already.
 pub(crate) fn rewrite_dml(
-    table: &DeltaTable,
+    own: Arc<OwnReads>,
     (layout, properties): (&TableLayout, &TableProperties),
     kind: DmlKind,
     statement: &DmlStatement,
 ) -> Result<LogicalPlan> {
     let schema = layout.schema();
     let row_ids = properties.row_tracking.is_some();
-    let target = Arc::new(DmlTarget::new(table.clone(), schema, row_ids));
+    let target = Arc::new(DmlTarget::new(own, schema, row_ids));
     let selected = with_addresses(
         statement.input.as_ref().clone(),
         &statement.table_name,
@@ -219,42 +220,29 @@ fn qualifier(address: &[Expr]) -> Result<Option<TableReference>> {
     }
 }
 
-/// The version that a statement reads, and the files of its scan.
-#[derive(Debug, Clone)]
-struct Pinned {
-    snapshot: Arc<Snapshot>,
-    files: Arc<Vec<ScanFile>>,
-    /// Tells which rows the statement's filters select; absent when there is no scan.
-    read: Option<Arc<dyn ReadRows>>,
-}
-
 /// The target as the statement reads it: the newest version at planning, with row addresses.
 #[derive(Debug)]
 struct DmlTarget {
-    table: DeltaTable,
+    /// The reads of the first planning; later ones have theirs.
+    own: Arc<OwnReads>,
     columns: SchemaRef,
     row_ids: bool,
     /// The same with row addresses.
     schema: SchemaRef,
-    /// What was planned last, until its commit is planned.
-    pinned: Mutex<Option<Pinned>>,
 }
 
 impl DmlTarget {
-    fn new(table: DeltaTable, schema: &SchemaRef, row_ids: bool) -> Self {
+    fn new(own: Arc<OwnReads>, schema: &SchemaRef, row_ids: bool) -> Self {
         Self {
-            table,
+            own,
             columns: Arc::clone(schema),
             row_ids,
             schema: address_schema(schema, row_ids),
-            pinned: Mutex::new(None),
         }
     }
-}
 
-impl DmlTarget {
-    fn pinned(&self) -> MutexGuard<'_, Option<Pinned>> {
-        self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> &DeltaTable {
+        self.own.table()
     }
 }
 
@@ -282,19 +270,20 @@ impl TableProvider for DmlTarget {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let snapshot = self.table.snapshot().await?;
+        let own = OwnReads::of(state, self.table().location());
+        let own = own.unwrap_or_else(|| Arc::clone(&self.own));
+        let snapshot = own.pin().await?;
         let row_tracking = snapshot.properties().row_tracking.as_ref();
         if snapshot.layout().schema() != &self.columns || row_tracking.is_some() != self.row_ids {
-            return Err(schema_changed(&self.table).into());
+            return Err(schema_changed(self.table()).into());
         }
         let scan = DeltaScan::of_snapshot(&snapshot).await?;
         let files = Arc::new(scan.files.clone());
         let target = TargetRelation::new(scan, row_tracking);
         let read = target.rows_read(state, filters)?;
-        *self.pinned() = Some(Pinned {
-            snapshot: Arc::clone(&snapshot),
+        own.set_target(TargetScan {
             files,
-            read: Some(Arc::new(read)),
+            read: Arc::new(read),
         });
         target.scan(state, projection, filters, limit).await
     }
@@ -326,7 +315,10 @@ impl RowChangeSink {
             let name = columns.field(*index).name();
             properties.primary_key.contains(name)
         };
-        if properties.tracking.is_none() || !self.assigned.iter().any(is_key) {
+        let mut computed = base.layout().computed().iter();
+        let recomputes = computed.any(|(index, how)| how.is_recomputed() && is_key(index));
+        let writes_keys = recomputes || self.assigned.iter().any(is_key);
+        if self.kind != DmlKind::Update || !writes_keys || !checks_keys(base)? {
             return Ok(rows);
         }
         let keys = properties.primary_key.clone();
@@ -335,25 +327,30 @@ impl RowChangeSink {
         Ok(rows)
     }
 
-    /// How the rows of the scan that was planned last are committed.
+    /// How `rows`, which were planned with `own`, are committed.
     async fn commit_plan(
         &self,
         rows: &Arc<dyn ExecutionPlan>,
+        own: &OwnReads,
         session: &Arc<SessionState>,
     ) -> Result<CommitPlan> {
-        // sub-queries on the target must have read the same version
-        base_version(&self.target.table, rows).await?;
-        // a statement that can select nothing (WHERE false) has no scan
-        let pinned = self.target.pinned().take();
-        let pinned = match pinned {
-            Some(pinned) => pinned,
-            None => Pinned {
-                snapshot: self.target.table.snapshot().await?,
-                files: Arc::default(),
-                read: None,
-            },
+        let table = self.target.table();
+        let base = match own_version(table, Some(own), rows).await? {
+            Some(read) => read,
+            None => table.snapshot().await?,
         };
-        let target = write_target(&pinned.snapshot, true)?;
+        // a statement that can select nothing (WHERE false) has no scan
+        let scan = own.target();
+        // what a second scan reads may be anywhere
+        let reads_once = own.scans() == 1 && scans_of(rows, table.location()) == 1;
+        let reads = match &scan {
+            Some(scan) if reads_once => ReadSet::Rows {
+                of: Arc::clone(&scan.read),
+                complete: true,
+            },
+            _ => ReadSet::Table,
+        };
+        let target = write_target(&base, true)?;
         let update = self.kind == DmlKind::Update;
         let images = self.kind != DmlKind::Delete { images: false };
         let change_rows = match self.kind {
@@ -363,7 +360,7 @@ impl RowChangeSink {
             }
         };
         if change_rows && !images {
-            return Err(schema_changed(&self.target.table));
+            return Err(schema_changed(table));
         }
         let rules = RowRules::try_new(&target, session)?;
         let format = RowFormat::Actions {
@@ -372,7 +369,7 @@ impl RowChangeSink {
             old_values: images,
         };
         Ok(CommitPlan {
-            base: Some(pinned.snapshot),
+            base: Some(base),
             write: WriteSpec {
                 target,
                 format,
@@ -380,18 +377,12 @@ impl RowChangeSink {
                 change_rows,
                 unique_matches: update,
             },
-            scanned: pinned.files,
+            scanned: scan.map(|scan| scan.files).unwrap_or_default(),
             removal: Removal::Marked,
             key_check: None,
             prelude: vec![],
             operation: Operation::new(if update { "UPDATE" } else { "DELETE" }),
-            // what a second scan reads may be anywhere
-            reads: match pinned.read {
-                Some(of) if scans_of(rows, self.target.table.location()) == 1 => {
-                    ReadSet::Rows { of, complete: true }
-                }
-                _ => ReadSet::Table,
-            },
+            reads,
             estimate: None,
             session: Arc::clone(session),
         })
@@ -425,7 +416,8 @@ impl TableProvider for RowChangeSink {
         _: InsertOp,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let session = Arc::new(session_state(state)?.clone());
-        let mut plan = self.commit_plan(&input, &session).await?;
+        let own = &self.target.own;
+        let mut plan = self.commit_plan(&input, own, &session).await?;
         let input = self.check_keys(input, &mut plan)?;
         let statement = DmlStatementPlan {
             sink: self.clone(),
@@ -449,8 +441,10 @@ struct DmlStatementPlan {
 #[async_trait]
 impl Replan for DmlStatementPlan {
     async fn replan(&self) -> Result<Option<(Arc<dyn ExecutionPlan>, CommitPlan)>> {
-        let rows = self.session.create_physical_plan(&self.sink.rows).await?;
-        let mut plan = self.sink.commit_plan(&rows, &self.session).await?;
+        let own = Arc::new(OwnReads::new(self.sink.target.table().clone()));
+        let session = own.session(self.session.as_ref().clone());
+        let rows = session.create_physical_plan(&self.sink.rows).await?;
+        let mut plan = self.sink.commit_plan(&rows, &own, &self.session).await?;
         let rows = self.sink.check_keys(rows, &mut plan)?;
         Ok(Some((rows, plan)))
     }

@@ -32,6 +32,7 @@ pub(crate) struct GatherExec {
 #[derive(Debug)]
 struct Left {
     rows: Mutex<Vec<RecordBatch>>,
+    partitions: usize,
     unfinished: AtomicUsize,
 }
 
@@ -41,7 +42,11 @@ impl Left {
         let mut all = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         all.extend(rows);
         match self.unfinished.fetch_sub(1, Ordering::AcqRel) {
-            1 => std::mem::take(&mut *all),
+            1 => {
+                // the plan may be executed again
+                self.unfinished.store(self.partitions, Ordering::Release);
+                std::mem::take(&mut *all)
+            }
             _ => vec![],
         }
     }
@@ -56,6 +61,7 @@ impl GatherExec {
             input,
             left: Arc::new(Left {
                 rows: Mutex::default(),
+                partitions,
                 unfinished: AtomicUsize::new(partitions),
             }),
         }

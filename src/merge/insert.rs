@@ -15,8 +15,10 @@ use super::row_rules::RowRules;
 use super::write_exec::WriteSpec;
 use crate::delta::DeltaTable;
 use crate::delta::actions::Action;
+use crate::delta::computed::Computed;
 use crate::delta::data_file::WriteTarget;
 use crate::delta::features::check_writable;
+use crate::delta::own_reads::OwnReads;
 use crate::delta::scan_source::versions_read;
 use crate::delta::snapshot::Snapshot;
 use crate::delta::tracking::forget_changes;
@@ -34,25 +36,31 @@ pub(crate) enum InsertMode {
     Truncate,
 }
 
-/// Plans the insertion of `input`, whose columns are the table's.
+/// Plans the insertion of `input`, whose columns are the table's; `own`: what the statement reads of the table, where that is known.
 pub(crate) async fn plan_insert(
     table: &DeltaTable,
+    own: Option<&OwnReads>,
     state: &SessionState,
     input: Arc<dyn ExecutionPlan>,
     mode: InsertMode,
 ) -> Result<Arc<dyn ExecutionPlan>> {
+    let read = own_version(table, own, &input).await?;
+    let reads_itself = read.is_some();
+    let base = match read {
+        Some(read) => read,
+        None => table.snapshot().await?,
+    };
     let statement = InsertStatement {
         table: table.clone(),
         session: Arc::new(state.clone()),
         input,
         mode,
+        reads_itself,
     };
-    let (rows, plan) = statement.plan().await?;
-    Ok(Arc::new(CommitExec::new(
-        rows,
-        plan,
-        Some(Arc::new(statement)),
-    )?))
+    let (rows, plan) = statement.plan(base)?;
+    // rows that were made of a version cannot be had anew
+    let again = (!reads_itself).then(|| Arc::new(statement) as Arc<dyn Replan>);
+    Ok(Arc::new(CommitExec::new(rows, plan, again)?))
 }
 
 /// How rows in the table's columns are appended to `base`, on which they depend.
@@ -83,18 +91,24 @@ pub(crate) fn plan_append(
     })
 }
 
-/// The version that a statement is based on: the one that `plan` reads of its own target, else the newest.
+/// The version that a statement reads of its own target, by `own` and by its `plan`; absent when it reads none.
 ///
 /// # Errors
-/// [`Error::Conflict`] when a commit got in between two scans of the target, so that `plan` reads two versions.
-pub(crate) async fn base_version(
+/// [`Error::Conflict`] when a commit got in between two scans of the target, so that two versions are read.
+pub(super) async fn own_version(
     table: &DeltaTable,
+    own: Option<&OwnReads>,
     plan: &Arc<dyn ExecutionPlan>,
-) -> Result<(Arc<Snapshot>, bool)> {
-    let read = versions_read(plan, table.location());
+) -> Result<Option<Arc<Snapshot>>> {
+    let pinned = own.and_then(OwnReads::pinned);
+    let mut read = versions_read(plan, table.location());
+    read.extend(pinned.iter().map(|pinned| pinned.version()));
     match (read.first(), read.last()) {
-        (None, _) | (_, None) => Ok((table.snapshot().await?, false)),
-        (Some(first), Some(last)) if first == last => Ok((table.snapshot_at(*last).await?, true)),
+        (None, _) | (_, None) => Ok(None),
+        (Some(first), Some(last)) if first == last => match pinned {
+            Some(pinned) => Ok(Some(pinned)),
+            None => table.snapshot_at(*last).await.map(Some),
+        },
         (_, Some(last)) => Err(Error::Conflict {
             version: *last,
             operation: "a commit".into(),
@@ -111,6 +125,7 @@ pub(crate) async fn plan_truncate(
     let schema = Arc::clone(table.snapshot().await?.layout().schema());
     plan_insert(
         table,
+        None,
         state,
         Arc::new(EmptyExec::new(schema)),
         InsertMode::Truncate,
@@ -133,29 +148,62 @@ pub(crate) fn write_target(snapshot: &Snapshot, removes_rows: bool) -> Result<Wr
     Ok(WriteTarget::from(snapshot))
 }
 
+/// Whether rows of the table need their keys looked at: where changes are tracked, unless the table numbers the rows itself.
+///
+/// # Errors
+/// [`Error::Invalid`] when a key column gets its values after the keys have been looked at.
+pub(super) fn checks_keys(snapshot: &Snapshot) -> Result<bool> {
+    let (layout, properties) = (snapshot.layout(), snapshot.properties());
+    if properties.tracking.is_none() {
+        return Ok(false);
+    }
+    let mut computed_keys = vec![];
+    for (index, computed) in layout.computed() {
+        let name = layout.schema().field(*index).name();
+        match computed {
+            _ if !properties.primary_key.contains(name) => {}
+            Computed::Default(_) => {}
+            Computed::Identity(identity) if !identity.allow_explicit => return Ok(false),
+            Computed::Identity(_) => {
+                computed_keys.push((name, "an identity column that takes values"))
+            }
+            Computed::Generated(_) => computed_keys.push((name, "a generated column")),
+        }
+    }
+    match computed_keys.first() {
+        None => Ok(true),
+        Some((name, kind)) => Err(Error::invalid(format!(
+            "the key column {name:?} of {table} is {kind}, which a table with change tracking cannot have as a key: its rows cannot be told apart before they are written; \
+             declare another primary key, or switch tracking off with ALTER TABLE {table} DISABLE CHANGE_TRACKING",
+            table = snapshot.table().name()
+        ))),
+    }
+}
+
 #[derive(Debug)]
 struct InsertStatement {
     table: DeltaTable,
     session: Arc<SessionState>,
     input: Arc<dyn ExecutionPlan>,
     mode: InsertMode,
+    /// Whether the rows depend on those of the table.
+    reads_itself: bool,
 }
 
 impl InsertStatement {
-    /// The rows, and how to commit them.
-    async fn plan(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
-        let mut plan = self.commit_plan().await?;
+    /// The rows, and how to commit them to `base`.
+    fn plan(&self, base: Arc<Snapshot>) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
+        let mut plan = self.commit_plan(Arc::clone(&base))?;
         let rows = Arc::clone(&self.input);
-        let Some(base) = plan.base.clone() else {
-            return Ok((rows, plan));
-        };
-        if base.properties().tracking.is_none() {
+        if self.mode == InsertMode::Truncate {
+            if base.properties().tracking.is_some() {
+                let mut metadata = base.metadata().clone();
+                forget_changes(&mut metadata);
+                plan.prelude.push(Action::Metadata(metadata));
+            }
             return Ok((rows, plan));
         }
-        if self.mode == InsertMode::Truncate {
-            let mut metadata = base.metadata().clone();
-            forget_changes(&mut metadata);
-            plan.prelude.push(Action::Metadata(metadata));
+        if !checks_keys(&base)? {
             return Ok((rows, plan));
         }
         let keys = base.properties().primary_key.clone();
@@ -166,8 +214,7 @@ impl InsertStatement {
         Ok((rows, plan))
     }
 
-    async fn commit_plan(&self) -> Result<CommitPlan> {
-        let (snapshot, reads_itself) = base_version(&self.table, &self.input).await?;
+    fn commit_plan(&self, snapshot: Arc<Snapshot>) -> Result<CommitPlan> {
         let append = self.mode == InsertMode::Append;
         write_target(&snapshot, !append)?;
         self.check_schema(&snapshot)?;
@@ -182,7 +229,7 @@ impl InsertStatement {
             } else {
                 Removal::All
             },
-            reads: if append && !reads_itself {
+            reads: if append && !self.reads_itself {
                 ReadSet::Nothing
             } else {
                 ReadSet::Table
@@ -210,17 +257,15 @@ impl InsertStatement {
 #[async_trait]
 impl Replan for InsertStatement {
     async fn replan(&self) -> Result<Option<(Arc<dyn ExecutionPlan>, CommitPlan)>> {
-        if !versions_read(&self.input, self.table.location()).is_empty() {
-            // its rows are those of the version that has been overtaken
-            return Ok(None);
-        }
         let again = Self {
             input: reset_plan_states(Arc::clone(&self.input))?,
             table: self.table.clone(),
             session: Arc::clone(&self.session),
             mode: self.mode,
+            reads_itself: self.reads_itself,
         };
-        again.plan().await.map(Some)
+        let newest = self.table.snapshot().await?;
+        again.plan(newest).map(Some)
     }
 }
 

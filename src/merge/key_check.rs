@@ -228,7 +228,7 @@ impl KeyCheck {
         }
         let keys = self.positions.iter().zip(&self.keys);
         let keys = keys.map(|(index, key)| ident(new_name(*index)).alias(key));
-        let written = [RowAction::Insert, RowAction::Update].map(RowAction::literal);
+        let written = RowAction::WRITING.map(RowAction::literal);
         Ok(rows
             .filter(ident(ACTION).in_list(written.to_vec(), false))?
             .project(keys.collect::<Vec<_>>())?
@@ -243,7 +243,7 @@ impl KeyCheck {
         if !self.actions {
             return Ok(present.build()?);
         }
-        let marked = [RowAction::Update, RowAction::Delete].map(RowAction::literal);
+        let marked = RowAction::MARKING.map(RowAction::literal);
         let marks = self
             .scan_rows(MARKED)?
             .filter(ident(ACTION).in_list(marked.to_vec(), false))?

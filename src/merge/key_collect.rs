@@ -10,17 +10,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
-use arrow::array::Array;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use datafusion::common::Statistics;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{ScalarValue, Statistics};
 use datafusion::error::Result;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{Column, InListExpr, binary, in_list, lit};
+use datafusion::physical_expr::expressions::{BinaryExpr, Column, binary, in_list, lit};
 use datafusion::physical_plan::execution_plan::CardinalityEffect;
 use datafusion::physical_plan::metrics::{
     Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
@@ -29,9 +28,12 @@ use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::{Stream, StreamExt};
 
+use super::key_set::{IsKey, KeySet};
 use super::keys::{KeyKind, Keys};
 use crate::delta::scan_source::{RowPredicate, RuntimePruning};
 
+/// Below this share of the rows, filtering inside the Parquet reader pays: the other columns of the rest are not decoded.
+const SPARSE_SHARE: usize = 20;
 /// How many ranges stand for the keys where a test of each would not help: for row groups and pages.
 const RANGES: usize = 32;
 /// So few keys are looked for one by one, in bloom filters, too; DataFusion looks for no more.
@@ -62,7 +64,7 @@ pub(crate) struct KeyColumn {
 pub(crate) struct KeyPruning {
     columns: Vec<KeyColumn>,
     collecting: Mutex<Vec<Keys>>,
-    published: OnceLock<Vec<Keys>>,
+    published: OnceLock<Vec<KnownKeys>>,
     /// The plan is executed again: its source may give other keys, so none are known any more.
     repeated: AtomicBool,
 }
@@ -84,9 +86,8 @@ impl KeyPruning {
 
     /// The keys of one column of integers, which are known already.
     pub(crate) fn known(column: KeyColumn, sorted: Vec<i64>) -> Self {
-        let mut keys = Keys::Integers(sorted);
-        keys.sort();
         let known = Self::new(vec![column]);
+        let keys = KnownKeys::new(Keys::Integers(sorted));
         let _ = known.published.set(vec![keys]);
         known
     }
@@ -102,93 +103,108 @@ impl KeyPruning {
     }
 
     fn publish(&self) {
-        let mut all = std::mem::take(
+        let all = std::mem::take(
             &mut *self
                 .collecting
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
         );
-        all.iter_mut().for_each(Keys::sort);
-        let _ = self.published.set(all);
+        let known = all.into_iter().map(KnownKeys::new).collect();
+        let _ = self.published.set(known);
     }
 }
 
 impl KeyPruning {
-    fn known_keys(&self) -> Option<&Vec<Keys>> {
+    fn known_keys(&self) -> Option<&Vec<KnownKeys>> {
         let published = self.published.get();
         published.filter(|_| !self.repeated.load(Ordering::Acquire))
     }
 }
 
-/// Values of `column` that are keys; `None` where that would say nothing.
-fn is_key(
+/// What is known of the keys of one column.
+#[derive(Debug)]
+struct KnownKeys {
+    keys: Keys,
+    /// Made when rows are asked for one by one.
+    set: OnceLock<Option<Arc<KeySet>>>,
+}
+
+impl KnownKeys {
+    fn new(mut keys: Keys) -> Self {
+        keys.sort();
+        Self {
+            keys,
+            set: OnceLock::new(),
+        }
+    }
+
+    fn set(&self) -> Option<Arc<KeySet>> {
+        self.set
+            .get_or_init(|| self.keys.set().map(Arc::new))
+            .clone()
+    }
+}
+
+/// The ranges in which the values of `column` have to lie to be keys, for row groups and pages; `None` where that says nothing.
+fn in_ranges(
     column: &KeyColumn,
     keys: &Keys,
     schema: &Schema,
 ) -> Result<Option<Arc<dyn PhysicalExpr>>> {
     let field = schema.field(column.statistics);
-    let Some(values) = keys.values(field.data_type())? else {
-        return Ok(None);
-    };
     let value: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), column.statistics));
-    if values.is_empty() {
+    let bound = |position| keys.value(position, field.data_type());
+    let ranges = keys.ranges(RANGES);
+    if keys.count() == Some(0) {
         return Ok(Some(lit(false)));
     }
-    let is_one = |values| InListExpr::try_new_from_array(Arc::clone(&value), values, false, schema);
-    if values.len() <= FEW {
-        let values =
-            (0..values.len()).map(|row| Ok(lit(ScalarValue::try_from_array(&values, row)?)));
+    if let Some(few) = keys.count().filter(|count| *count <= FEW) {
+        let values = (0..few).map(|position| Ok(lit(bound(position)?)));
         let values = values.collect::<Result<Vec<_>>>()?;
         return Ok(Some(in_list(value, values, &false, schema)?));
     }
-    let mut ranges: Option<Arc<dyn PhysicalExpr>> = None;
-    // keys that the column cannot hold are missing from the values, and so from no range of them
-    let counted = keys.count() == Some(values.len());
-    for (first, last) in keys.ranges(if counted { RANGES } else { 0 }) {
-        let bound = |row, operator| {
-            let bound = lit(ScalarValue::try_from_array(&values, row)?);
-            binary(Arc::clone(&value), operator, bound, schema)
+    let mut all: Option<Arc<dyn PhysicalExpr>> = None;
+    for (first, last) in ranges {
+        let compare = |operator, position| {
+            binary(Arc::clone(&value), operator, lit(bound(position)?), schema)
         };
-        let range = binary(
-            bound(first, Operator::GtEq)?,
-            Operator::And,
-            bound(last, Operator::LtEq)?,
-            schema,
-        )?;
-        ranges = Some(match ranges {
-            Some(ranges) => binary(ranges, Operator::Or, range, schema)?,
+        let (low, high) = (
+            compare(Operator::GtEq, first)?,
+            compare(Operator::LtEq, last)?,
+        );
+        let range = binary(low, Operator::And, high, schema)?;
+        all = Some(match all {
+            Some(all) => binary(all, Operator::Or, range, schema)?,
             None => range,
         });
     }
-    let exact: Arc<dyn PhysicalExpr> = Arc::new(is_one(Arc::clone(&values))?);
-    Ok(Some(match ranges {
-        Some(ranges) => binary(ranges, Operator::And, exact, schema)?,
-        None => exact,
-    }))
+    Ok(all)
 }
 
 impl RuntimePruning for KeyPruning {
-    fn predicate(&self, schema: &Schema) -> Option<RowPredicate> {
+    fn predicate(&self, schema: &Schema, rows: Option<usize>) -> Option<RowPredicate> {
         let known = self.columns.iter().zip(self.known_keys()?);
-        let in_files = known.filter(|(column, _)| column.in_files);
-        let mut predicate: Option<RowPredicate> = None;
-        for (column, keys) in in_files {
-            let (Some(count), Ok(Some(is_key))) = (keys.count(), is_key(column, keys, schema))
-            else {
-                continue;
-            };
-            predicate = Some(match predicate {
-                None => RowPredicate {
-                    expression: is_key,
-                    values: count,
-                },
-                Some(both) => RowPredicate {
-                    expression: binary(both.expression, Operator::And, is_key, schema).ok()?,
-                    values: both.values.min(count),
-                },
-            });
+        let known: Vec<_> = known.filter(|(column, _)| column.in_files).collect();
+        let fewest = known
+            .iter()
+            .filter_map(|(_, known)| known.keys.count())
+            .min()?;
+        let sparse = rows.is_some_and(|rows| fewest.saturating_mul(SPARSE_SHARE) < rows);
+        let (mut parts, mut ranges) = (Vec::new(), Vec::new());
+        for (column, known) in known {
+            ranges.extend(in_ranges(column, &known.keys, schema).ok().flatten());
+            if let Some(keys) = known.set().filter(|_| sparse) {
+                let name = schema.field(column.statistics).name();
+                let value = Arc::new(Column::new(name, column.statistics));
+                parts.push(Arc::new(IsKey::new(value, keys)) as Arc<dyn PhysicalExpr>);
+            }
         }
-        predicate
+        // the ranges are for row groups and pages: the few rows that get as far as them pass
+        parts.extend(ranges);
+        let expression = parts.into_iter().reduce(|both, part| {
+            Arc::new(BinaryExpr::new(both, Operator::And, part)) as Arc<dyn PhysicalExpr>
+        })?;
+        Some(RowPredicate { expression, sparse })
     }
 
     fn may_match(&self, statistics: &Statistics) -> bool {
@@ -197,7 +213,7 @@ impl RuntimePruning for KeyPruning {
         };
         self.columns.iter().zip(published).all(|(column, keys)| {
             match statistics.column_statistics.get(column.statistics) {
-                Some(file) => keys.any_between(&file.min_value, &file.max_value),
+                Some(file) => keys.keys.any_between(&file.min_value, &file.max_value),
                 None => true,
             }
         })

@@ -1,13 +1,13 @@
 //! The keys of one column of a join's source, collected, sorted, and asked which values of the other side may match.
 
-use std::sync::Arc;
-
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
-use arrow::compute::{cast, filter, is_not_null};
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::common::stats::Precision;
 use datafusion::error::Result;
+
+use super::key_set::KeySet;
 
 /// Beyond so many bytes of keys nearly every file holds one: pruning is given up.
 const MAX_BYTES: usize = 64 << 20;
@@ -50,7 +50,8 @@ impl KeyKind {
 #[derive(Debug, Clone)]
 pub(super) enum Keys {
     Integers(Vec<i64>),
-    Texts(Vec<String>),
+    /// With the bytes of all of them.
+    Texts(Vec<String>, usize),
     TooMany,
 }
 
@@ -59,7 +60,7 @@ impl Keys {
     pub(super) fn new(kind: KeyKind) -> Self {
         match kind {
             KeyKind::Integer => Self::Integers(vec![]),
-            KeyKind::Text => Self::Texts(vec![]),
+            KeyKind::Text => Self::Texts(vec![], 0),
         }
     }
 
@@ -77,8 +78,14 @@ impl Keys {
                     _ => keys.extend(values.iter().flatten()),
                 }
             }
-            Self::Texts(keys) => {
+            Self::Texts(keys, bytes) => {
                 let values = cast(array, &DataType::Utf8)?;
+                *bytes += values
+                    .as_string::<i32>()
+                    .iter()
+                    .flatten()
+                    .map(str::len)
+                    .sum::<usize>();
                 keys.extend(
                     values
                         .as_string::<i32>()
@@ -97,7 +104,10 @@ impl Keys {
     pub(super) fn merge(&mut self, other: Self) {
         match (&mut *self, other) {
             (Self::Integers(all), Self::Integers(more)) => all.extend(more),
-            (Self::Texts(all), Self::Texts(more)) => all.extend(more),
+            (Self::Texts(all, bytes), Self::Texts(more, more_bytes)) => {
+                all.extend(more);
+                *bytes += more_bytes;
+            }
             (this, _) => *this = Self::TooMany,
         }
         self.give_up_if_too_many();
@@ -106,8 +116,7 @@ impl Keys {
     fn give_up_if_too_many(&mut self) {
         let bytes = match self {
             Self::Integers(keys) => size_of_val(keys.as_slice()),
-            // as if each were twice as long as a short one: counting them all would cost more
-            Self::Texts(keys) => keys.len() * 2 * TEXT_BYTES,
+            Self::Texts(keys, bytes) => *bytes + keys.len() * TEXT_BYTES,
             Self::TooMany => 0,
         };
         if bytes > MAX_BYTES {
@@ -122,7 +131,7 @@ impl Keys {
                 keys.sort_unstable();
                 keys.dedup();
             }
-            Self::Texts(keys) => {
+            Self::Texts(keys, _) => {
                 keys.sort_unstable();
                 keys.dedup();
             }
@@ -134,26 +143,36 @@ impl Keys {
     pub(super) fn count(&self) -> Option<usize> {
         match self {
             Self::Integers(keys) => Some(keys.len()),
-            Self::Texts(keys) => Some(keys.len()),
+            Self::Texts(keys, _) => Some(keys.len()),
             Self::TooMany => None,
         }
     }
 
-    /// The keys as values of a column; those that it cannot hold are left out. `None` where they were too many.
-    pub(super) fn values(&self, data_type: &DataType) -> Result<Option<ArrayRef>> {
-        let keys: ArrayRef = match self {
-            Self::Integers(keys) => Arc::new(Int64Array::from(keys.clone())),
-            Self::Texts(keys) => Arc::new(StringArray::from_iter_values(keys)),
-            Self::TooMany => return Ok(None),
+    /// The key at a position as a value of a column.
+    pub(super) fn value(&self, position: usize, data_type: &DataType) -> Result<ScalarValue> {
+        let key = match self {
+            Self::Integers(keys) => match (keys.get(position), data_type) {
+                (Some(key), DataType::Date32) => {
+                    ScalarValue::Date32(Some(i32::try_from(*key).unwrap_or(i32::MAX)))
+                }
+                (Some(key), DataType::Timestamp(_, zone)) => {
+                    ScalarValue::TimestampMicrosecond(Some(*key), zone.clone())
+                }
+                (key, _) => ScalarValue::Int64(key.copied()),
+            },
+            Self::Texts(keys, _) => ScalarValue::Utf8(keys.get(position).cloned()),
+            Self::TooMany => ScalarValue::Null,
         };
-        let values = match data_type {
-            DataType::Date32 => cast(&cast(&keys, &DataType::Int32)?, data_type)?,
-            _ => cast(&keys, data_type)?,
-        };
-        if values.null_count() == 0 {
-            return Ok(Some(values));
+        key.cast_to(data_type)
+    }
+
+    /// The keys for many questions; `None` where they were too many.
+    pub(super) fn set(&self) -> Option<KeySet> {
+        match self {
+            Self::Integers(keys) => Some(KeySet::of_integers(keys)),
+            Self::Texts(keys, _) => Some(KeySet::of_texts(keys)),
+            Self::TooMany => None,
         }
-        Ok(Some(filter(&values, &is_not_null(&values)?)?))
     }
 
     /// At most `count` ranges, as positions of the first and the last key of each, with the widest gaps between them.
@@ -165,10 +184,10 @@ impl Keys {
         let mut cuts = match self {
             Self::Integers(keys) => widest_gaps(keys, count.saturating_sub(1)),
             // what lies between two texts has no measure
-            Self::Texts(_) | Self::TooMany => (1..count)
+            Self::Texts(..) | Self::TooMany => (1..count)
                 .map(|part| part * length / count)
                 .filter(|cut| *cut > 0)
-                .collect(),
+                .collect::<Vec<_>>(),
         };
         cuts.sort_unstable();
         cuts.dedup();
@@ -193,7 +212,8 @@ impl Keys {
                     .is_some_and(|key| *key <= high),
                 _ => true,
             },
-            Self::Texts(keys) => match (low.try_as_str().flatten(), high.try_as_str().flatten()) {
+            Self::Texts(keys, _) => match (low.try_as_str().flatten(), high.try_as_str().flatten())
+            {
                 (Some(low), Some(high)) => keys
                     .get(keys.partition_point(|key| key.as_str() < low))
                     .is_some_and(|key| key.as_str() <= high),
@@ -214,7 +234,7 @@ fn integer(value: &ScalarValue) -> Option<i64> {
     }
 }
 
-/// The positions after the widest gaps between sorted keys.
+/// The positions after the widest gaps between sorted keys; none where these gaps are less than half of what lies between the keys.
 fn widest_gaps(keys: &[i64], count: usize) -> Vec<usize> {
     let gap = |pair: &[i64]| pair[1].abs_diff(pair[0]);
     let mut gaps: Vec<(u64, usize)> = keys
@@ -226,6 +246,13 @@ fn widest_gaps(keys: &[i64], count: usize) -> Vec<usize> {
     if gaps.len() > count {
         gaps.select_nth_unstable_by(count, |left, right| right.cmp(left));
         gaps.truncate(count);
+    }
+    let left_out: u128 = gaps.iter().map(|(gap, _)| u128::from(*gap)).sum();
+    let span = keys.first().zip(keys.last());
+    let span = span.map_or(0, |(first, last)| u128::from(last.abs_diff(*first)));
+    if left_out < span / 2 {
+        // keys all over the place: every range would be looked at for nothing
+        return vec![];
     }
     gaps.into_iter().map(|(_, position)| position).collect()
 }
@@ -263,7 +290,7 @@ mod tests {
         check(&[i64::MIN, i64::MAX], 2, &[(0, 0), (1, 1)]);
         check(&[7], 1, &[(0, 0)]);
         check(&[], 4, &[]);
-        let texts = Keys::Texts(["a", "b", "c", "d"].map(str::to_owned).to_vec());
+        let texts = Keys::Texts(["a", "b", "c", "d"].map(str::to_owned).to_vec(), 4);
         assert_eq!(texts.ranges(2), [(0, 1), (2, 3)]);
     }
 }

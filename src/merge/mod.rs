@@ -4,10 +4,11 @@
 //!  CommitExec            1 partition: joins the row marks, writes deletion vectors or rewrites files, commits -> count
 //!   └ CoalescePartitions
 //!     └ RowWriteExec     N partitions: data files, change files, a bitmap of marked rows per file; emits action rows
-//!       └ Projection     action, file, row, new values [, old values]          (see [`row_format`])
-//!         └ HashJoin     build = source
-//!           ├ KeyCollectExec   streams the source, hands its keys to the scan
-//!           └ DataSourceExec   files pruned by the keys, deletion vectors as row selections
+//!       └ GatherExec     the rows of small writes in one partition, for one file; partitioned tables: by partition values
+//!         └ Projection   action, file, row [, row id], new values [, old values]   (see [`row_format`])
+//!           └ HashJoin   build = source
+//!             ├ KeyCollectExec   streams the source, hands its keys to the scan
+//!             └ DataSourceExec   files, row groups, pages and rows pruned by the keys, deletion vectors as row selections
 //! ```
 //!
 //! Merge-on-read: a changed row is marked in its file's deletion vector and, if it lives on, appended to a new file. Files are
@@ -23,6 +24,7 @@ mod identity_values;
 mod insert;
 mod key_check;
 mod key_collect;
+mod key_set;
 mod keys;
 mod optimize;
 mod outcome;

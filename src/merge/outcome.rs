@@ -8,6 +8,7 @@ use arrow::array::{ArrayRef, UInt64Array};
 use arrow::record_batch::RecordBatch;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder};
+use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
 
 use super::commit_exec::CommitExec;
 use super::write_exec::RowCounts;
@@ -43,6 +44,8 @@ pub(crate) struct Outcome {
     pub bytes_removed: u64,
     /// Bytes of all new files: data, changes, deletion vectors.
     pub bytes_written: u64,
+    /// Rows that are gone because all of the table was replaced.
+    pub rows_replaced: u64,
     /// Absent when there was nothing to commit.
     pub version: Option<i64>,
     pub scan_time: Duration,
@@ -113,7 +116,7 @@ impl Outcome {
         let values = [
             self.rows.inserted,
             self.rows.updated,
-            self.rows.deleted,
+            self.rows.deleted + self.rows_replaced,
             self.rows.unchanged,
             self.files_scanned,
             self.files_pruned,
@@ -224,6 +227,10 @@ impl Outcome {
 /// # Errors
 /// None that a user could cause.
 pub(crate) fn outcome_row(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<RecordBatch>> {
+    // sub-queries are evaluated above what uses them
+    if let Some(outer) = plan.downcast_ref::<ScalarSubqueryExec>() {
+        return outcome_row(outer.input());
+    }
     let Some(commit) = plan.downcast_ref::<CommitExec>() else {
         return Ok(None);
     };

@@ -15,10 +15,10 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
-use super::clause::{ClauseKind, Clauses};
+use super::clause::{ClauseAction, ClauseKind, Clauses};
 use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
 use super::estimate::Estimate;
-use super::insert::{base_version, schema_changed, write_target};
+use super::insert::{checks_keys, own_version, schema_changed, write_target};
 use super::key_check::KeyCheck;
 use super::key_collect::{KeyColumn, KeyPruning};
 use super::keys::KeyKind;
@@ -34,6 +34,7 @@ use crate::delta::actions::Action;
 use crate::delta::computed::refuse_assignments;
 use crate::delta::evolution::evolved;
 use crate::delta::layout::TableLayout;
+use crate::delta::own_reads::OwnReads;
 use crate::delta::scan::DeltaScan;
 use crate::delta::scan_source::{scans_of, versions_read};
 use crate::delta::snapshot::Snapshot;
@@ -59,23 +60,31 @@ pub(crate) struct MergeStatement {
     pub evolution: Option<SchemaRef>,
 }
 
-/// Plans the statement on the newest version; nothing is read or written yet.
-pub(crate) async fn plan_merge(statement: MergeStatement) -> Result<Arc<dyn ExecutionPlan>> {
-    let (rows, plan) = statement.plan().await?;
-    Ok(Arc::new(CommitExec::new(
-        rows,
-        plan,
-        Some(Arc::new(statement)),
-    )?))
+/// Plans the statement on the version of the target that its source reads, by `own` where that is known, else on the newest one;
+/// nothing is read or written yet.
+pub(crate) async fn plan_merge(
+    statement: MergeStatement,
+    own: Option<&OwnReads>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let read = own_version(&statement.table, own, &statement.source).await?;
+    let Some(base) = read else {
+        let (rows, plan) = statement.plan().await?;
+        let commit = CommitExec::new(rows, plan, Some(Arc::new(statement)))?;
+        return Ok(Arc::new(commit));
+    };
+    let statement = MergeStatement {
+        base: Some(base),
+        ..statement
+    };
+    let (rows, mut plan) = statement.plan().await?;
+    // the source may have read any row, and its rows cannot be had anew
+    plan.reads = ReadSet::Table;
+    Ok(Arc::new(CommitExec::new(rows, plan, None)?))
 }
 
 #[async_trait]
 impl Replan for MergeStatement {
     async fn replan(&self) -> Result<Option<(Arc<dyn ExecutionPlan>, CommitPlan)>> {
-        if !versions_read(&self.source, self.table.location()).is_empty() {
-            // the source's rows are those of the version that has been overtaken
-            return Ok(None);
-        }
         let source = reset_plan_states(Arc::clone(&self.source))?;
         Self {
             source,
@@ -90,12 +99,9 @@ impl Replan for MergeStatement {
 impl MergeStatement {
     /// The row changes, and how to commit them.
     pub(crate) async fn plan(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
-        // what cannot be planned anew: a version or rows that were fixed before
-        let fixed =
-            self.base.is_some() || !versions_read(&self.source, self.table.location()).is_empty();
         for _ in 0..MAX_PLANS {
             match self.plan_once().await {
-                Err(Error::Conflict { .. }) if !fixed => {}
+                Err(Error::Conflict { .. }) if self.base.is_none() => {}
                 planned => return planned,
             }
         }
@@ -117,7 +123,7 @@ impl MergeStatement {
             })
     }
 
-    /// A sub-query on the target is planned after the version was chosen, and has to read that one too.
+    /// A sub-query has to read the version that was chosen, by whatever relation it gets at the target.
     ///
     /// # Errors
     /// [`Error::Conflict`] when a commit has come in between.
@@ -139,19 +145,13 @@ impl MergeStatement {
     async fn plan_once(&self) -> Result<(Arc<dyn ExecutionPlan>, CommitPlan)> {
         let snapshot = match &self.base {
             Some(base) => Arc::clone(base),
-            None => base_version(&self.table, &self.source).await?.0,
+            None => self.table.snapshot().await?,
         };
+        let own = Arc::new(OwnReads::at(Arc::clone(&snapshot)));
         let (snapshot, prelude) = self.evolved(snapshot).await?;
         let layout = snapshot.layout();
         let width = layout.schema().fields().len();
-        let target_columns =
-            (0..width.min(self.schema.fields().len())).map(|index| self.schema.field(index));
-        if !target_columns
-            .zip(layout.schema().fields())
-            .all(|(planned, now)| {
-                planned.name() == now.name() && planned.data_type() == now.data_type()
-            })
-        {
+        if !self.is_planned_with(layout) {
             return Err(schema_changed(&self.table));
         }
         let clauses = Clauses::try_new(self.clauses.clone(), &self.schema, width)?;
@@ -197,10 +197,8 @@ impl MergeStatement {
             relation,
             SourceRelation::new(Arc::clone(&self.source), Some(keys)),
         )?;
-        let rows = self
-            .planning_session()
-            .create_physical_plan(&logical)
-            .await?;
+        let session = own.session(self.planning_session());
+        let rows = session.create_physical_plan(&logical).await?;
         self.check_versions(&rows, &snapshot)?;
         let rules = RowRules::try_new(&target, &self.session)?;
         let unique_matches = clauses.unique_matches();
@@ -213,7 +211,7 @@ impl MergeStatement {
             unique_matches,
         };
         // which rows the source's rows meet is known only where they come from elsewhere
-        let reads_once = scans_of(&rows, self.table.location()) == 1;
+        let reads_once = scans_of(&rows, self.table.location()) == 1 && own.scans() == 0;
         let reads = if shape.prunes_target() && reads_once && key_check.is_none() {
             ReadSet::Rows {
                 of: read,
@@ -229,12 +227,24 @@ impl MergeStatement {
             removal: Removal::Marked,
             key_check,
             prelude,
-            operation: Operation::new("MERGE").with_parameter("predicate", &self.on),
+            operation: Operation::new("MERGE").with_parameter("predicate", self.on.clone().unalias_nested().data),
             reads,
             estimate: Some(estimate),
             session: Arc::clone(&self.session),
         };
         Ok((rows, plan))
+    }
+
+    /// Whether the target's columns are still those before the source's.
+    fn is_planned_with(&self, layout: &TableLayout) -> bool {
+        let now = layout.schema().fields();
+        let of_source = self.source.schema().fields().len();
+        // a new column may look like the source's first
+        let is_as_wide = self.schema.fields().len() == now.len() + of_source;
+        is_as_wide
+            && self.schema.fields().iter().zip(now).all(|(planned, now)| {
+                planned.name() == now.name() && planned.data_type() == now.data_type()
+            })
     }
 
     /// The version with the columns that the statement adds to it, and the actions that do that.
@@ -292,18 +302,32 @@ impl MergeStatement {
             .filter_map(|key| columns.index_of(key).ok())
             .collect();
         let values = |index: usize| clauses.values_of(index);
-        let writes_keys = positions.iter().any(|index| !values(*index).is_empty());
-        if snapshot.properties().tracking.is_none() || !writes_keys {
+        let computed = snapshot.layout().computed();
+        let is_recomputed = |index: usize| {
+            let mut computed = computed.iter();
+            computed.any(|(column, how)| *column == index && how.is_recomputed())
+        };
+        // an insertion that leaves the key out writes its default value
+        let is_given = |index: usize| {
+            clauses.iter().all(|(_, clause)| match &clause.action {
+                ClauseAction::Insert(values) => values.iter().any(|(column, _)| *column == index),
+                ClauseAction::Update(_) => !is_recomputed(index),
+                ClauseAction::Delete => true,
+            })
+        };
+        let writes = |index: &usize| !is_given(*index) || !values(*index).is_empty();
+        if !positions.iter().any(writes) || !checks_keys(snapshot)? {
             return Ok((rows, None));
         }
         // where rows are matched by the key, and by nothing else, one that is not matched is not there
         let matched = self.matched_columns();
         let is_matched = |index: &usize| {
             let source = matched.as_ref().and_then(|matched| matched.get(index));
-            source.is_some_and(|source| {
-                let mut values = values(*index).into_iter();
-                values.all(|value| self.position(value) == Some(*source))
-            })
+            is_given(*index)
+                && source.is_some_and(|source| {
+                    let mut values = values(*index).into_iter();
+                    values.all(|value| self.position(value) == Some(*source))
+                })
         };
         let by_key = matched
             .as_ref()

@@ -7,13 +7,14 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::ScalarValue;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{Column, binary, case, col, is_not_null};
+use datafusion::physical_expr::expressions::{Column, col};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::ProjectionExec;
 
 use super::key_collect::{KeyCollectExec, KeyPruning};
+use super::rewrite::{BASE_ROW_ID, first_id_and_position, or_default};
 use super::row_format::{ROW, ROW_ID, file_field};
 use crate::delta::row_tracking::RowTracking;
 use crate::delta::scan::{DeltaScan, FileFilter};
@@ -26,9 +27,6 @@ pub(crate) struct TargetRelation {
     row_id: Option<FieldRef>,
     schema: SchemaRef,
 }
-
-/// The first row id of a file, among the columns of the scan.
-const BASE_ROW_ID: &str = "__alluvial_base_row_id";
 
 impl TargetRelation {
     /// Adds file ordinal, row number and, given where they are kept, ids to the scan.
@@ -94,15 +92,7 @@ impl TargetRelation {
         let Some(kept) = self.row_id.as_ref().filter(|_| name == ROW_ID) else {
             return col(name, rows);
         };
-        let kept = col(kept.name(), rows)?;
-        let default = binary(
-            col(BASE_ROW_ID, rows)?,
-            Operator::Plus,
-            col(ROW, rows)?,
-            rows,
-        )?;
-        let is_kept = is_not_null(Arc::clone(&kept))?;
-        case(None, vec![(is_kept, kept)], Some(default))
+        Ok(or_default(kept, first_id_and_position(rows)?, rows)?)
     }
 }
 

@@ -217,7 +217,7 @@ pub(crate) async fn copy_rows(
 }
 
 /// The first row id of a file.
-const BASE_ROW_ID: &str = "__alluvial_base_row_id";
+pub(super) const BASE_ROW_ID: &str = "__alluvial_base_row_id";
 /// The version that added a file.
 const FILE_VERSION: &str = "__alluvial_file_version";
 
@@ -242,12 +242,7 @@ fn with_row_ids(
     tracking: &RowTracking,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = rows.schema();
-    let position = binary(
-        col(BASE_ROW_ID, &schema)?,
-        Operator::Plus,
-        col(ROW, &schema)?,
-        &schema,
-    )?;
+    let position = first_id_and_position(&schema)?;
     let version = col(FILE_VERSION, &schema)?;
     let tracked = [
         (tracking.row_id(), position),
@@ -263,8 +258,14 @@ fn with_row_ids(
     Ok(Arc::new(ProjectionExec::try_new(columns, rows)?))
 }
 
+/// The id that a row has by its place: the file's first one and the row's position.
+pub(super) fn first_id_and_position(rows: &Schema) -> Result<Arc<dyn PhysicalExpr>> {
+    let (first, position) = (col(BASE_ROW_ID, rows)?, col(ROW, rows)?);
+    Ok(binary(first, Operator::Plus, position, rows)?)
+}
+
 /// What a file keeps of its rows, and the default where that is NULL.
-fn or_default(
+pub(super) fn or_default(
     kept: &Field,
     default: Arc<dyn PhysicalExpr>,
     schema: &Schema,

@@ -35,6 +35,16 @@ pub(crate) enum RowAction {
 }
 
 impl RowAction {
+    /// Those that write a row.
+    pub(crate) const WRITING: [Self; 3] = [Self::Insert, Self::Update, Self::UpdateBySource];
+    /// Those that take a row away from where it is.
+    pub(crate) const MARKING: [Self; 4] = [
+        Self::Update,
+        Self::Delete,
+        Self::UpdateBySource,
+        Self::DeleteBySource,
+    ];
+
     /// The action as it stands in a plan.
     pub(crate) fn literal(self) -> Expr {
         lit(ScalarValue::Int8(Some(self as i8)))

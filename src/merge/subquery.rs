@@ -266,7 +266,7 @@ fn subquery(node: &Expr) -> Option<&Subquery> {
 }
 
 /// The columns that a sub-query uses of the relation that it is about, with those that are compared with it.
-fn outer_columns(node: &Expr) -> Result<Vec<Column>> {
+pub(super) fn outer_columns(node: &Expr) -> Result<Vec<Column>> {
     let mut columns = Vec::new();
     node.apply(|part| {
         if let Expr::Column(column) = part {

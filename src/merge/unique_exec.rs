@@ -88,7 +88,8 @@ impl Moved {
         for (key, present) in keys.iter().zip(&self.present) {
             changed = or(&changed, &distinct(key, batch.column(*present))?)?;
         }
-        let updated = and(&is(RowAction::Update)?, &changed)?;
+        let updated = or(&is(RowAction::Update)?, &is(RowAction::UpdateBySource)?)?;
+        let updated = and(&updated, &changed)?;
         let moved = or(&is(RowAction::Insert)?, &updated)?;
         let selected = keys.iter().map(|key| filter(key, &moved));
         Ok(selected.collect::<Result<_, _>>()?)

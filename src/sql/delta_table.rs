@@ -16,6 +16,7 @@ use crate::delta::DeltaTable;
 use crate::delta::computed::Computed;
 use crate::delta::features::check_readable;
 use crate::delta::layout::TableLayout;
+use crate::delta::own_reads::OwnReads;
 use crate::delta::properties::TableProperties;
 use crate::delta::scan::DeltaScan;
 use crate::delta::snapshot::Snapshot;
@@ -36,6 +37,8 @@ pub struct DeltaTableProvider {
     defaults: Arc<Vec<(String, Expr)>>,
     /// The conditions and values of the MERGE that this is the target of, where DataFusion could not carry them.
     merge: Option<Arc<MergeIntoOp>>,
+    /// What the statement reads of the table that it writes, where this is that table.
+    own: Option<Arc<OwnReads>>,
     /// Columns that a MERGE adds to the table, where it has not got them yet.
     evolution: Option<SchemaRef>,
 }
@@ -69,6 +72,7 @@ impl DeltaTableProvider {
             table,
             version,
             merge: None,
+            own: None,
             evolution: None,
         })
     }
@@ -92,6 +96,22 @@ impl DeltaTableProvider {
         self
     }
 
+    /// The conditions and values of the MERGE that this is the target of, where the table keeps them.
+    pub(crate) fn merge(&self) -> Option<&MergeIntoOp> {
+        self.merge.as_deref()
+    }
+
+    /// The target of a statement, or one of the scans that the statement has of it.
+    pub(crate) fn reading(mut self, own: Arc<OwnReads>) -> Self {
+        self.own = Some(own);
+        self
+    }
+
+    /// Whether scans read the newest version of this table.
+    pub(crate) fn is_now(&self, table: &DeltaTable) -> bool {
+        self.version.is_none() && self.table.location() == table.location()
+    }
+
     /// The table's columns when the provider was made.
     pub(crate) fn layout(&self) -> &TableLayout {
         &self.layout
@@ -102,9 +122,13 @@ impl DeltaTableProvider {
         &self.properties
     }
 
-    async fn snapshot(&self) -> crate::Result<Arc<Snapshot>> {
-        match self.version {
-            Some(version) => self.table.snapshot_at(version).await,
+    async fn snapshot(&self, state: &dyn Session) -> crate::Result<Arc<Snapshot>> {
+        if let Some(version) = self.version {
+            return self.table.snapshot_at(version).await;
+        }
+        let own = OwnReads::of(state, self.table.location());
+        match own.or_else(|| self.own.clone()) {
+            Some(own) => own.pin().await,
             None => self.table.snapshot().await,
         }
     }
@@ -172,7 +196,7 @@ impl TableProvider for DeltaTableProvider {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let snapshot = self.snapshot().await?;
+        let snapshot = self.snapshot(state).await?;
         let projection = self.projection(&snapshot, projection)?;
         let mut scan = DeltaScan::of_snapshot(&snapshot).await?;
         if self.version.is_some() {
@@ -199,7 +223,8 @@ impl TableProvider for DeltaTableProvider {
                 .into());
             }
         };
-        Ok(plan_insert(&self.table, session_state(state)?, input, mode).await?)
+        let own = self.own.as_deref();
+        Ok(plan_insert(&self.table, own, session_state(state)?, input, mode).await?)
     }
 
     async fn delete_from(&self, _: &dyn Session, _: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -234,7 +259,7 @@ impl TableProvider for DeltaTableProvider {
             Some(merge) => (merge.on.clone(), merge.clauses.clone()),
             None => (on, clauses),
         };
-        Ok(plan_merge(MergeStatement {
+        let statement = MergeStatement {
             table: self.table.clone(),
             base: None,
             session,
@@ -243,8 +268,8 @@ impl TableProvider for DeltaTableProvider {
             on,
             clauses,
             evolution: self.evolution.clone(),
-        })
-        .await?)
+        };
+        Ok(plan_merge(statement, self.own.as_deref()).await?)
     }
 }
 

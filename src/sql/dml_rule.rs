@@ -1,5 +1,6 @@
-//! Takes UPDATE and DELETE of Delta tables up before DataFusion's optimizer can lose their filters, and the sub-queries of MERGE
-//! before it refuses them.
+//! Takes statements that write Delta tables up before they are optimized: UPDATE and DELETE before DataFusion's optimizer can lose
+//! their filters, the sub-queries of MERGE before it refuses them, and all of them while it can be seen what they read of their own
+//! target.
 
 use std::sync::Arc;
 
@@ -8,13 +9,17 @@ use datafusion::common::DFSchema;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
-use datafusion::logical_expr::{DmlStatement, LogicalPlan, MergeIntoOp, Values, WriteOp, lit};
+use datafusion::logical_expr::{
+    DmlStatement, LogicalPlan, MergeIntoOp, TableSource, Values, WriteOp, lit,
+};
 use datafusion::optimizer::AnalyzerRule;
 
 use super::delta_table::DeltaTableProvider;
+use crate::delta::own_reads::OwnReads;
 use crate::merge::{DmlKind, has_subquery, rewrite_dml};
 
-/// Rewrites UPDATE and DELETE of Delta tables, see [`rewrite_dml`], and has the table keep the sub-queries of a MERGE.
+/// Rewrites UPDATE and DELETE of Delta tables, see [`rewrite_dml`], has the table keep the sub-queries of a MERGE, and has all reads that
+/// a statement has of its own target be of one version, see [`OwnReads`].
 #[derive(Debug)]
 pub(crate) struct DmlRule;
 
@@ -35,36 +40,112 @@ impl AnalyzerRule for DmlRule {
     }
 }
 
-/// Gives the conditions and values of a MERGE to its table where they have sub-queries: DataFusion would have each of them in a
-/// projection or a filter, and a MERGE is neither. The table plans them, see [`has_subquery`].
-fn set_aside(statement: &DmlStatement, merge: &MergeIntoOp) -> Result<Option<LogicalPlan>> {
-    if !merge.exprs().into_iter().any(has_subquery) {
+/// Takes a statement up that writes a Delta table.
+fn rewrite(statement: &DmlStatement) -> Result<Option<LogicalPlan>> {
+    let Ok(provider) = source_as_provider(&statement.target) else {
         return Ok(None);
-    }
-    let provider = source_as_provider(&statement.target)?;
+    };
     let Some(provider) = provider.downcast_ref::<DeltaTableProvider>() else {
         return Ok(None);
     };
-    let target = Arc::new(provider.clone().with_merge(merge.clone()));
+    let own = Arc::new(OwnReads::new(provider.table().clone()));
+    let input = with_reads(statement.input.as_ref().clone(), &own)?;
+    let rewritten = match &statement.op {
+        WriteOp::Insert(_) => {
+            let target = provider.clone().reading(own);
+            retargeted(statement, target, statement.op.clone(), with_nulls(input)?)
+        }
+        WriteOp::MergeInto(merge) => {
+            let merge = provider.merge().unwrap_or(merge);
+            let (target, merge) = set_aside(provider.clone().reading(own), merge);
+            retargeted(
+                statement,
+                target,
+                WriteOp::MergeInto(Box::new(merge)),
+                input,
+            )
+        }
+        WriteOp::Update => changed_rows(provider, own, DmlKind::Update, statement, input)?,
+        WriteOp::Delete => {
+            let kind = DmlKind::delete(provider.properties());
+            changed_rows(provider, own, kind, statement, input)?
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(rewritten))
+}
+
+/// An UPDATE or DELETE as an insertion of row changes, see [`rewrite_dml`].
+fn changed_rows(
+    provider: &DeltaTableProvider,
+    own: Arc<OwnReads>,
+    kind: DmlKind,
+    statement: &DmlStatement,
+    input: LogicalPlan,
+) -> Result<LogicalPlan> {
+    provider.check_writable()?;
+    let mut statement = statement.clone();
+    statement.input = Arc::new(input);
+    let planned_with = (provider.layout(), provider.properties());
+    Ok(rewrite_dml(own, planned_with, kind, &statement)?)
+}
+
+/// The statement with another target, and what comes with it.
+fn retargeted(
+    statement: &DmlStatement,
+    target: DeltaTableProvider,
+    op: WriteOp,
+    input: LogicalPlan,
+) -> LogicalPlan {
+    LogicalPlan::Dml(DmlStatement::new(
+        statement.table_name.clone(),
+        provider_as_source(Arc::new(target)),
+        op,
+        Arc::new(input),
+    ))
+}
+
+/// Makes every scan that a plan has of the statement's target one of `own`, in sub-queries too.
+fn with_reads(plan: LogicalPlan, own: &Arc<OwnReads>) -> Result<LogicalPlan> {
+    let rewritten = plan.transform_down_with_subqueries(|node| match node {
+        LogicalPlan::TableScan(mut scan) => {
+            let Some(source) = reading(&scan.source, own) else {
+                return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
+            };
+            scan.source = source;
+            Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+        }
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(rewritten.data)
+}
+
+/// The relation as one of the reads of `own`, if it is the newest version of the same table.
+fn reading(source: &Arc<dyn TableSource>, own: &Arc<OwnReads>) -> Option<Arc<dyn TableSource>> {
+    let provider = source_as_provider(source).ok()?;
+    let provider = provider.downcast_ref::<DeltaTableProvider>()?;
+    if !provider.is_now(own.table()) {
+        return None;
+    }
+    let provider = provider.clone().reading(Arc::clone(own));
+    Some(provider_as_source(Arc::new(provider)))
+}
+
+/// Gives the conditions and values of a MERGE to its table where they have sub-queries: DataFusion would have each of them in a
+/// projection or a filter, and a MERGE is neither. The table plans them, see [`has_subquery`].
+fn set_aside(target: DeltaTableProvider, merge: &MergeIntoOp) -> (DeltaTableProvider, MergeIntoOp) {
+    if !merge.exprs().into_iter().any(has_subquery) {
+        return (target, merge.clone());
+    }
     let nothing = MergeIntoOp {
         on: lit(true),
         clauses: vec![],
     };
-    Ok(Some(LogicalPlan::Dml(DmlStatement::new(
-        statement.table_name.clone(),
-        provider_as_source(target),
-        WriteOp::MergeInto(Box::new(nothing)),
-        Arc::clone(&statement.input),
-    ))))
+    (target.with_merge(merge.clone()), nothing)
 }
 
 /// Lets VALUES hold the NULLs that the table does not allow: its writer refuses them by the column's name, VALUES itself by a number.
-fn with_nulls(statement: &DmlStatement) -> Result<Option<LogicalPlan>> {
-    let target = source_as_provider(&statement.target)?;
-    if target.downcast_ref::<DeltaTableProvider>().is_none() {
-        return Ok(None);
-    }
-    let input = statement.input.as_ref().clone();
+fn with_nulls(input: LogicalPlan) -> Result<LogicalPlan> {
     let input = input.transform_up(|node| match node {
         LogicalPlan::Values(values) => {
             let fields = values.schema.iter().map(|(qualifier, field)| {
@@ -80,34 +161,5 @@ fn with_nulls(statement: &DmlStatement) -> Result<Option<LogicalPlan>> {
         }
         other => Ok(Transformed::yes(other.recompute_schema()?)),
     })?;
-    let mut statement = statement.clone();
-    statement.input = Arc::new(input.data);
-    Ok(Some(LogicalPlan::Dml(statement)))
-}
-
-fn rewrite(statement: &DmlStatement) -> Result<Option<LogicalPlan>> {
-    if matches!(statement.op, WriteOp::Insert(_)) {
-        return with_nulls(statement);
-    }
-    if let WriteOp::MergeInto(merge) = &statement.op {
-        return set_aside(statement, merge);
-    }
-    if !matches!(statement.op, WriteOp::Update | WriteOp::Delete) {
-        return Ok(None);
-    }
-    let provider = source_as_provider(&statement.target)?;
-    let Some(provider) = provider.downcast_ref::<DeltaTableProvider>() else {
-        return Ok(None);
-    };
-    provider.check_writable()?;
-    let kind = match statement.op {
-        WriteOp::Update => DmlKind::Update,
-        _ => DmlKind::delete(provider.properties()),
-    };
-    Ok(Some(rewrite_dml(
-        provider.table(),
-        (provider.layout(), provider.properties()),
-        kind,
-        statement,
-    )?))
+    Ok(input.data)
 }

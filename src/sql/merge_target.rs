@@ -1,4 +1,5 @@
-//! MERGE into a table that has an alias, with sub-queries on its columns, and into one that gets columns.
+//! MERGE into a table that has an alias, with sub-queries on its columns, and into one that gets columns; DELETE from a table that
+//! has an alias, which DataFusion forgets.
 //!
 //! DataFusion's planner gives the target's columns the table's own name in place of the alias, cannot do so inside of a sub-query, and
 //! refuses the statement. So the target is planned without an alias, as a table whose name the alias is, in a catalog that only this
@@ -35,6 +36,26 @@ pub(crate) async fn statement_plan(
 ) -> Result<LogicalPlan> {
     let mut state = ctx.state();
     let normalizes = state.config_options().sql_parser.enable_ident_normalization;
+    if let Some((name, alias)) = deleted_from(&mut statement)
+        && let Some(alias) = alias.take()
+    {
+        let provider = ctx
+            .table_provider(object_name_to_table_reference(name.clone(), normalizes)?)
+            .await?;
+        let called = ObjectName::from(vec![alias.name]);
+        let called = object_name_to_table_reference(called, normalizes)?;
+        state.register_catalog_list(Arc::new(WithTarget::try_new(
+            Arc::clone(state.catalog_list()),
+            SCHEMA,
+            called.table(),
+            provider,
+        )?));
+        let parts = [CATALOG, SCHEMA, called.table()].map(|part| Ident::with_quote('"', part));
+        if let Some((name, _)) = deleted_from(&mut statement) {
+            *name = ObjectName::from(parts.to_vec());
+        }
+        return state.statement_to_plan(statement).await;
+    }
     let Some((name, alias)) = target_to_rename(&mut statement, evolving.is_some()) else {
         return state.statement_to_plan(statement).await;
     };
@@ -60,6 +81,32 @@ pub(crate) async fn statement_plan(
     let planned = TableReference::full(CATALOG, schema, called.table());
     let plan = state.statement_to_plan(statement).await?;
     renamed(plan, &planned, &called)
+}
+
+/// The table that a DELETE names, and its alias.
+fn deleted_from(
+    statement: &mut Statement,
+) -> Option<(&mut ObjectName, &mut Option<ast::TableAlias>)> {
+    match statement {
+        Statement::Statement(statement) => {
+            let ast::Statement::Delete(delete) = statement.as_mut() else {
+                return None;
+            };
+            let (ast::FromTable::WithFromKeyword(from) | ast::FromTable::WithoutKeyword(from)) =
+                &mut delete.from;
+            match from.as_mut_slice() {
+                [
+                    ast::TableWithJoins {
+                        relation: TableFactor::Table { name, alias, .. },
+                        joins,
+                    },
+                ] if joins.is_empty() => Some((name, alias)),
+                _ => None,
+            }
+        }
+        Statement::Explain(explain) => deleted_from(&mut explain.statement),
+        _ => None,
+    }
 }
 
 /// Name and alias of the target of a MERGE that has to be renamed: `evolving`, or one with an alias whose conditions or values have

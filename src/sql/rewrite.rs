@@ -41,7 +41,6 @@ pub(crate) fn rewrite_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWi
         .collect::<Vec<_>>();
     refuse_hidden(&filled)?;
     let tokens = rewrite_clauses(exact_decimals(null_safe_equality(filled)))?;
-    let tokens = without_delete_alias(tokens);
     refuse_repeated_assignments(&tokens)?;
     let tokens = lower_case_assignments(tokens);
     let mut output: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
@@ -172,40 +171,6 @@ fn exact_decimal(token: &TokenWithSpan) -> Option<Vec<TokenWithSpan>> {
         close,
     ];
     Some([cast, precision].concat())
-}
-
-/// `DELETE FROM t AS x WHERE x.a = 1`: DataFusion forgets the alias, so it is written out.
-fn without_delete_alias(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    if !is_word(tokens.first(), "DELETE") || !is_word(tokens.get(1), "FROM") || tokens.len() < 4 {
-        return tokens;
-    }
-    let name_end = name_end(&tokens, 2);
-    if version_clause(tokens.get(name_end..).unwrap_or_default()).is_some() {
-        return tokens;
-    }
-    let alias_at = name_end + usize::from(is_word(tokens.get(name_end), "AS"));
-    let Some(alias) = tokens
-        .get(alias_at)
-        .filter(|token| is_name(token))
-        .map(|token| token.token.clone())
-    else {
-        return tokens;
-    };
-    let name = tokens[2..name_end].to_vec();
-    let mut output = tokens[..name_end].to_vec();
-    for index in alias_at + 1..tokens.len() {
-        let qualifies = tokens[index].token == alias
-            && tokens
-                .get(index + 1)
-                .is_some_and(|next| next.token == Token::Period)
-            && tokens[index - 1].token != Token::Period;
-        if qualifies {
-            output.extend(name.iter().cloned());
-        } else {
-            output.push(tokens[index].clone());
-        }
-    }
-    output
 }
 
 /// `VERSION AS OF` or `TIMESTAMP AS OF`.

@@ -41,8 +41,8 @@ pub trait SessionContextExt {
     fn register_alluvial(&self) -> Result<()>;
 
     /// Plans one statement: DataFusion's, or one that its parser does not know, such as `CREATE TABLE … TBLPROPERTIES`,
-    /// `ALTER TABLE`, `CHANGETABLE(CHANGES t, v)`, `DESCRIBE HISTORY`, `t VERSION AS OF 3`, `MERGE … UPDATE SET *`. Tables are created and altered here; rows are
-    /// written when the result is executed.
+    /// `ALTER TABLE`, `CHANGETABLE(CHANGES t, v)`, `DESCRIBE HISTORY`, `t VERSION AS OF 3`, `MERGE … UPDATE SET *`. Tables are created, altered,
+    /// optimized and vacuumed here; rows are written when the result is executed.
     ///
     /// ```
     /// # #[tokio::main]

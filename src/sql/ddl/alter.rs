@@ -248,6 +248,13 @@ pub(super) fn check_properties(properties: &HashMap<String, String>) -> Result<(
                 "the table property {key:?} is true or false, not {value:?}"
             )));
         }
+        let levels = ["Serializable", "WriteSerializable"];
+        if key == "delta.isolationLevel" && !levels.contains(&value.as_str()) {
+            return Err(Error::invalid(format!(
+                "the table property {key:?} is {}, not {value:?}",
+                levels.join(" or ")
+            )));
+        }
         if key == TOMBSTONE_RETENTION && interval_micros(value).is_none() {
             return Err(Error::invalid(format!(
                 "the table property {key:?} is a duration such as 'interval 7 days', not {value:?}"
