@@ -227,7 +227,8 @@ impl MergeStatement {
             removal: Removal::Marked,
             key_check,
             prelude,
-            operation: Operation::new("MERGE").with_parameter("predicate", self.on.clone().unalias_nested().data),
+            operation: Operation::new("MERGE")
+                .with_parameter("predicate", self.on.clone().unalias_nested().data),
             reads,
             estimate: Some(estimate),
             session: Arc::clone(&self.session),
