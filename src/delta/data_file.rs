@@ -70,11 +70,8 @@ impl DataFileWriter {
 
     /// Appends rows; partitioned tables are split by partition.
     pub(crate) async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        Ok(self
-            .writer
-            .write(&to_physical(batch, &self.schema)?)
-            .await
-            .map_err(write_error)?)
+        let rows = to_physical(batch, &self.schema)?;
+        self.writer.write(&rows).await.map_err(write_error)
     }
 
     /// Finishes the files; none is written for no rows.
@@ -122,11 +119,8 @@ impl ChangeFileWriter {
 
     /// Appends change rows.
     pub(crate) async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        Ok(self
-            .writer
-            .write(&to_physical(batch, &self.schema)?)
-            .await
-            .map_err(write_error)?)
+        let rows = to_physical(batch, &self.schema)?;
+        self.writer.write(&rows).await.map_err(write_error)
     }
 
     /// Finishes the files.

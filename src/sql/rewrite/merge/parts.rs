@@ -32,9 +32,10 @@ pub(super) enum ActionKind {
 }
 
 /// Where the target's name, its alias and the source stand.
-pub(super) fn relations(
-    tokens: &[TokenWithSpan],
-) -> Option<(Range<usize>, Option<Range<usize>>, Range<usize>)> {
+pub(super) type Relations = (Range<usize>, Option<Range<usize>>, Range<usize>);
+
+/// Finds the relations of a MERGE.
+pub(super) fn relations(tokens: &[TokenWithSpan]) -> Option<Relations> {
     let start = verb_start(tokens);
     if !is_word(tokens.get(start), "MERGE") {
         return None;
