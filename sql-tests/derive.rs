@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::iter::repeat_n;
 
+use crate::patience;
 use datafusion::prelude::SessionContext;
 use libtest_mimic::{Failed, Trial};
 use tempfile::TempDir;
@@ -79,7 +80,7 @@ const SHAPES: [Shape; 5] = [
 
 pub(crate) fn trials() -> Vec<Trial> {
     let trial = |shape: &'static Shape| {
-        Trial::test(format!("derive::{}", shape.name), move || {
+        patience::test(format!("derive::{}", shape.name), move || {
             for seed in seeds(&SEEDS)? {
                 let mut tables = Tables::new()?;
                 let outcome = RUNTIME.block_on(tables.check(shape, &mut Random::new(seed)));

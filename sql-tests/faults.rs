@@ -19,6 +19,7 @@ pub(crate) mod store;
 
 use std::path::Path;
 
+use crate::patience;
 use libtest_mimic::{Failed, Trial};
 
 pub(crate) use self::place::copy_files;
@@ -37,12 +38,12 @@ const MAX_LOST: usize = 2;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let kill = |scenario: &'static Scenario| {
-        Trial::test(format!("faults::{}", scenario.name), || {
+        patience::test(format!("faults::{}", scenario.name), || {
             RUNTIME.block_on(scenario.check_faults())
         })
     };
     let overtake = |scenario: &'static Scenario| {
-        Trial::test(format!("faults::{}-overtaken", scenario.name), || {
+        patience::test(format!("faults::{}-overtaken", scenario.name), || {
             RUNTIME.block_on(scenario.check_overtaken())
         })
     };

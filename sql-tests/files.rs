@@ -19,6 +19,7 @@ mod moments;
 mod places;
 mod texts;
 
+use crate::patience;
 use futures::future::BoxFuture;
 use libtest_mimic::{Completion, Failed, Trial};
 
@@ -46,7 +47,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn trial(name: &str, check: Check) -> Trial {
-    Trial::ignorable_test(format!("files::{name}"), move || {
+    patience::ignorable_test(format!("files::{name}"), move || {
         let skipped = RUNTIME.block_on(check(Landing::new()?))?;
         Ok(match skipped {
             Some(reason) => Completion::ignored_with(format!("skipped: {reason}")),

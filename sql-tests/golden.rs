@@ -29,6 +29,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::patience;
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use libtest_mimic::{Completion, Failed, Trial};
@@ -82,7 +83,7 @@ struct Stated {
 pub(crate) fn trials() -> Result<Vec<Trial>, Box<dyn Error>> {
     let Some(folder) = env::var_os("ALLUVIAL_GOLDEN").map(PathBuf::from) else {
         let skipped = "skipped: set ALLUVIAL_GOLDEN to the folder of the golden tables";
-        return Ok(vec![Trial::ignorable_test("golden", move || {
+        return Ok(vec![patience::ignorable_test("golden", move || {
             Ok(Completion::ignored_with(skipped))
         })]);
     };
@@ -103,7 +104,7 @@ pub(crate) fn trials() -> Result<Vec<Trial>, Box<dyn Error>> {
         .into_iter()
         .map(|(name, check)| gated(&name, gaps.get(&name).cloned(), check))
         .collect();
-    trials.push(Trial::test("golden::gaps", move || {
+    trials.push(patience::test("golden::gaps", move || {
         match gaps.keys().find(|name| !names.contains(*name)) {
             Some(name) => Err(format!("golden_gaps.txt lists {name:?}, which is no trial").into()),
             None => Ok(()),
@@ -149,7 +150,7 @@ fn gaps() -> io::Result<BTreeMap<String, String>> {
 }
 
 fn gated(name: &str, gap: Option<String>, check: Check) -> Trial {
-    Trial::ignorable_test(name, move || match (check(), gap) {
+    patience::ignorable_test(name, move || match (check(), gap) {
         (result, None) => result.map(|()| Completion::Completed),
         (Err(_), Some(reason)) => Ok(Completion::ignored_with(format!("known gap: {reason}"))),
         (Ok(()), Some(_)) => Err("passes now: remove it from golden_gaps.txt".into()),

@@ -14,6 +14,7 @@ mod model;
 mod table;
 mod transcript;
 
+use crate::patience;
 use libtest_mimic::{Failed, Trial};
 
 use self::cases::{CASES, Case};
@@ -43,7 +44,7 @@ fn trial(
     name: &str,
     check: impl AsyncFn(&mut Transcript, &mut Random) -> Result<(), Failed> + Send + 'static,
 ) -> Trial {
-    Trial::test(format!("histories::{name}"), move || {
+    patience::test(format!("histories::{name}"), move || {
         for seed in seeds(&SEEDS)? {
             let mut transcript = Transcript::begin()?;
             let outcome = RUNTIME.block_on(check(&mut transcript, &mut Random::new(seed)));

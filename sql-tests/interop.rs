@@ -18,6 +18,7 @@ mod writes;
 use std::error::Error;
 use std::num::ParseIntError;
 
+use crate::patience;
 use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::{Answer, Warehouse};
@@ -216,7 +217,7 @@ ALTER TABLE tracked DISABLE CHANGE_TRACKING
 ";
 
 pub(crate) fn trials() -> Result<Vec<Trial>, Box<dyn Error>> {
-    let read_by_others = Trial::ignorable_test("interop::written_tables_read_by_others", || {
+    let read_by_others = patience::ignorable_test("interop::written_tables_read_by_others", || {
         if let Some(reason) = readers::missing() {
             return Ok(Completion::ignored_with(format!("skipped: {reason}")));
         }

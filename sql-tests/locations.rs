@@ -26,6 +26,7 @@ mod versions;
 
 use std::collections::BTreeMap;
 
+use crate::patience;
 use futures::future::BoxFuture;
 use libtest_mimic::{Completion, Failed, Trial};
 
@@ -90,7 +91,7 @@ impl S3Folder {
 
 fn trial(kind: Kind, name: &str, check: Check) -> Trial {
     let name = format!("locations::{}::{name}", kind.name());
-    Trial::ignorable_test(name, move || match kind.place()? {
+    patience::ignorable_test(name, move || match kind.place()? {
         Started::Ready(place) => {
             RUNTIME.block_on(check(place))?;
             Ok(Completion::Completed)

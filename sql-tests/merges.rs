@@ -20,6 +20,7 @@ mod statement;
 mod table;
 mod value;
 
+use crate::patience;
 use futures::{StreamExt, stream};
 use libtest_mimic::{Failed, Trial};
 
@@ -122,7 +123,7 @@ const THEMES: [Theme; 6] = [
 /// The trials.
 pub(crate) fn trials() -> Vec<Trial> {
     let trial = |theme: &'static Theme| {
-        Trial::test(format!("merges::{}", theme.name), move || {
+        patience::test(format!("merges::{}", theme.name), move || {
             let listed: Vec<u64> = (1..=LAST_SEED).collect();
             RUNTIME.block_on(check(theme, seeds(&listed)?))
         })

@@ -19,6 +19,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::patience;
 use datafusion::error::DataFusionError;
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
@@ -102,7 +103,7 @@ pub(crate) fn trials() -> Result<Vec<Trial>, Box<dyn Error>> {
     for entry in fs::read_dir(fixtures())? {
         cases.insert(entry?.file_name().to_string_lossy().into_owned());
     }
-    let trial = |case: String| Trial::test(format!("oracle::{case}"), move || check(&case));
+    let trial = |case: String| patience::test(format!("oracle::{case}"), move || check(&case));
     Ok(cases.into_iter().map(trial).collect())
 }
 

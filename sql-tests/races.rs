@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::patience;
 use datafusion::prelude::SessionContext;
 use libtest_mimic::{Failed, Trial};
 use tempfile::TempDir;
@@ -32,7 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         name: &str,
         check: impl Future<Output = Result<(), Failed>> + Send + 'static,
     ) -> Trial {
-        Trial::test(format!("races::{name}"), || RUNTIME.block_on(check))
+        patience::test(format!("races::{name}"), || RUNTIME.block_on(check))
     }
     vec![
         trial("one-sync-by-two-sessions", one_sync_by_two_sessions()),

@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::patience;
 use alluvial::sql::split_statements;
 use arrow::util::display::array_value_to_string;
 use arrow::util::pretty::pretty_format_batches_with_schema;
@@ -21,7 +22,7 @@ use crate::{Answer, Warehouse, package};
 const QUICKSTART: &str = "quickstart.sql";
 
 pub(crate) fn trials() -> io::Result<Vec<Trial>> {
-    let mut trials = vec![Trial::test("readme", || {
+    let mut trials = vec![patience::test("readme", || {
         run_readme(&package().join("README.md"))
     })];
     let mut examples = Vec::new();
@@ -41,7 +42,7 @@ pub(crate) fn trials() -> io::Result<Vec<Trial>> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        Trial::test(format!("examples/{file}"), move || {
+        patience::test(format!("examples/{file}"), move || {
             run_example(&path, file == QUICKSTART)
         })
     }));

@@ -29,6 +29,7 @@ mod interop;
 mod locations;
 mod merges;
 mod oracle;
+mod patience;
 mod races;
 mod random;
 mod readme;

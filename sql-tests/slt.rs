@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::patience;
 use alluvial::sql::SessionBuilder;
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, UInt64Type};
@@ -51,7 +52,7 @@ pub(crate) fn trials() -> io::Result<Vec<Trial>> {
             .unwrap_or(&file)
             .display()
             .to_string();
-        Trial::test(name.clone(), move || {
+        patience::test(name.clone(), move || {
             run_script(&file, &format!("sql-tests/{name}"))
         })
     };

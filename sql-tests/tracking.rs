@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use crate::patience;
 use libtest_mimic::{Failed, Trial};
 
 use crate::Warehouse;
@@ -11,10 +12,10 @@ use crate::Warehouse;
 /// The trials.
 pub(super) fn trials() -> Vec<Trial> {
     vec![
-        Trial::test("tracking::retention", retention),
-        Trial::test("tracking::cleaned-log", cleaned_log),
-        Trial::test("tracking::concurrent-inserts", concurrent_inserts),
-        Trial::test("tracking::plain-sql", plain_sql),
+        patience::test("tracking::retention", retention),
+        patience::test("tracking::cleaned-log", cleaned_log),
+        patience::test("tracking::concurrent-inserts", concurrent_inserts),
+        patience::test("tracking::plain-sql", plain_sql),
     ]
 }
 

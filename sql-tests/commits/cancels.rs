@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::patience;
 use datafusion::prelude::SessionContext;
 use libtest_mimic::{Failed, Trial};
 
@@ -28,7 +29,7 @@ pub(super) fn trials() -> impl Iterator<Item = Trial> {
     let cancelled = STATEMENTS.iter().filter(|statement| statement.cancelled);
     cancelled.map(|statement| {
         let name = format!("commits::cancels::{}", statement.name);
-        Trial::test(name, move || RUNTIME.block_on(check_statement(statement)))
+        patience::test(name, move || RUNTIME.block_on(check_statement(statement)))
     })
 }
 

@@ -3,6 +3,7 @@
 //! The table is the old version or the new one, whichever the log says; files that no commit names may be left. The next process
 //! does the statement as if nothing had been, or once more.
 
+use crate::patience;
 use libtest_mimic::{Failed, Trial};
 
 use super::files;
@@ -16,7 +17,7 @@ use crate::tables::check_same;
 pub(super) fn trials() -> impl Iterator<Item = Trial> {
     STATEMENTS.iter().map(|statement| {
         let name = format!("commits::kills::{}", statement.name);
-        Trial::test(name, move || RUNTIME.block_on(check_statement(statement)))
+        patience::test(name, move || RUNTIME.block_on(check_statement(statement)))
     })
 }
 

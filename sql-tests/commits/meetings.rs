@@ -4,6 +4,7 @@
 //! has read, the second does not read or write its rows again. A statement whose rows are made of those of its own target is refused
 //! instead.
 
+use crate::patience;
 use datafusion::error::DataFusionError;
 use libtest_mimic::{Failed, Trial};
 use object_store::path::Path;
@@ -31,11 +32,11 @@ struct Meeting {
 pub(super) fn trials() -> impl Iterator<Item = Trial> {
     let refused = REFUSED.iter().map(|second| {
         let name = format!("commits::meetings::{}", second.name);
-        Trial::test(name, move || RUNTIME.block_on(check_refused(second)))
+        patience::test(name, move || RUNTIME.block_on(check_refused(second)))
     });
     let meetings = MEETINGS.iter().map(|meeting| {
         let name = format!("commits::meetings::{}", meeting.second.name);
-        Trial::test(name, move || {
+        patience::test(name, move || {
             RUNTIME.block_on(meeting.check()).map_err(|failed| {
                 let message = failed.message().unwrap_or_default();
                 let (first, second) = (meeting.first, meeting.second.sql);

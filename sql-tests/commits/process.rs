@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::patience;
 use datafusion::prelude::SessionContext;
 use libtest_mimic::{Failed, Trial};
 use tempfile::TempDir;
@@ -26,7 +27,7 @@ const COUNT_UP: &str = "MERGE INTO t USING (SELECT value AS id FROM generate_ser
     WHEN MATCHED THEN UPDATE SET n = t.n + 1 WHEN NOT MATCHED THEN INSERT (id, n) VALUES (s.id, 1)";
 
 pub(super) fn trial() -> Trial {
-    Trial::test("commits::killed-process", || {
+    patience::test("commits::killed-process", || {
         RUNTIME.block_on(check()).map_err(|failed| {
             format!("seed {SEED}: {}", failed.message().unwrap_or_default()).into()
         })

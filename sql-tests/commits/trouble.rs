@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::path::Path;
 
+use crate::patience;
 use datafusion::error::DataFusionError;
 use libtest_mimic::{Failed, Trial};
 
@@ -33,7 +34,7 @@ const OF_READS: &[Trouble] = &[Trouble::Refused, Trouble::Unanswered, Trouble::S
 pub(super) fn trials() -> impl Iterator<Item = Trial> {
     STATEMENTS.iter().map(|statement| {
         let name = format!("commits::trouble::{}", statement.name);
-        Trial::test(name, move || RUNTIME.block_on(check_statement(statement)))
+        patience::test(name, move || RUNTIME.block_on(check_statement(statement)))
     })
 }
 

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::patience;
 use alluvial::sql::SessionBuilder;
 use datafusion::prelude::SessionContext;
 use libtest_mimic::{Completion, Failed, Trial};
@@ -69,9 +70,9 @@ const S3: Crowd = Crowd {
 pub(super) fn trials() -> impl Iterator<Item = Trial> {
     let local = CROWDS.iter().map(|crowd| {
         let name = format!("commits::writers::{}", crowd.name);
-        Trial::test(name, move || RUNTIME.block_on(crowd.check_in_folder()))
+        patience::test(name, move || RUNTIME.block_on(crowd.check_in_folder()))
     });
-    let s3 = Trial::ignorable_test(format!("commits::writers::{}", S3.name), || {
+    let s3 = patience::ignorable_test(format!("commits::writers::{}", S3.name), || {
         S3.check_on_s3()
     });
     local.chain([s3])

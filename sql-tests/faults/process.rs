@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::patience;
 use datafusion::prelude::SessionContext;
 use libtest_mimic::{Failed, Trial};
 use tempfile::TempDir;
@@ -19,7 +20,7 @@ const SEED: u64 = 20_261_121;
 const LONGEST_LIFE_MILLIS: u64 = 350;
 
 pub(super) fn trial() -> Trial {
-    Trial::test("faults::killed-process", || {
+    patience::test("faults::killed-process", || {
         RUNTIME.block_on(check()).map_err(|failed| {
             format!("seed {SEED}: {}", failed.message().unwrap_or_default()).into()
         })

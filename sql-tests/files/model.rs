@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
+use crate::patience;
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Map, Value, json};
 
@@ -91,7 +92,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("by-rising-sequence", Order::Rising),
     ];
     let trial = |(name, order): (&str, Order)| {
-        Trial::test(format!("files::model-{name}"), move || {
+        patience::test(format!("files::model-{name}"), move || {
             RUNTIME.block_on(check_seeds(order))
         })
     };

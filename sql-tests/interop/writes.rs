@@ -4,6 +4,7 @@
 //! statement after a line `-- refused: <text>` must fail with that text in its message. Every commit is held against the Delta
 //! protocol, and at the end delta-rs and DuckDB are asked what they read.
 
+use crate::patience;
 use libtest_mimic::{Failed, Trial};
 
 use super::fixture::Fixture;
@@ -319,7 +320,7 @@ pub(super) fn trials() -> Vec<Trial> {
     let trial = |(fixture, script): &(&'static str, &'static str)| {
         let (fixture, script) = (*fixture, *script);
         let name = format!("interop::writes::{fixture}");
-        Trial::test(name, move || run_case(fixture, script))
+        patience::test(name, move || run_case(fixture, script))
     };
     CASES.iter().map(trial).collect()
 }

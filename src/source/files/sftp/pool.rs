@@ -1,17 +1,22 @@
 //! Connections that are shared: opened as they are needed, up to a number, and thrown away when they break.
+//!
+//! Invariant: nobody holds anything that others wait for while he may not be polled himself. Whoever reads several streams polls one
+//! of them at a time, so a future that was handed a lock in one of the others would keep it from all. Connections are therefore opened
+//! by tasks, and whoever needs one waits for the end of the task, not for a lock.
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use object_store::Error;
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 
 use super::connection::Connection;
 use super::failure::{Failure, STORE};
 use super::options::SftpOptions;
 use super::retry::{Attempts, Turn};
+use crate::source::files::io_runtime::io_runtime;
 
 /// The connections to one server.
 pub(super) struct Pool {
@@ -21,13 +26,32 @@ pub(super) struct Pool {
     has_connected: AtomicBool,
 }
 
+/// What a slot holds.
+#[derive(Default)]
+enum State {
+    #[default]
+    Empty,
+    /// A task opens a connection; the channel closes when it has ended.
+    Connecting(watch::Receiver<()>),
+    Connected(Arc<Connection>),
+}
+
+/// How to get at the connection of a slot.
+enum Way {
+    Connected(Arc<Connection>),
+    /// Somebody else is at it: look again when the channel is closed.
+    Wait(watch::Receiver<()>),
+    /// Connect, and keep this until the slot says how it went.
+    Connect(watch::Sender<()>),
+}
+
 /// The place of one connection.
 #[derive(Default)]
 struct Slot {
     users: AtomicUsize,
     /// The server would not have one more connection; used only while no other slot is left.
     is_refused: AtomicBool,
-    connection: Mutex<Option<Arc<Connection>>>,
+    state: Mutex<State>,
 }
 
 /// The use of a connection, which others may use at the same time.
@@ -89,19 +113,41 @@ impl Pool {
         }
     }
 
-    async fn connection_of(&self, slot: &Slot) -> Result<Arc<Connection>, Failure> {
-        let mut place = slot.connection.lock().await;
-        if let Some(connection) = place.as_ref().filter(|connection| connection.is_alive()) {
-            return Ok(Arc::clone(connection));
+    async fn connection_of(&self, slot: &Arc<Slot>) -> Result<Arc<Connection>, Failure> {
+        loop {
+            match slot.way() {
+                Way::Connected(connection) => return Ok(connection),
+                // an error says that the channel is closed, which is what is waited for
+                Way::Wait(mut ended) => drop(ended.changed().await),
+                Way::Connect(end) => return self.connect(slot, end).await,
+            }
         }
-        *place = None;
-        let established = Connection::establish(&self.options).await;
-        let connection = Arc::new(established.map_err(|failure| self.judged(failure))?);
+    }
+
+    async fn connect(
+        &self,
+        slot: &Arc<Slot>,
+        end: watch::Sender<()>,
+    ) -> Result<Arc<Connection>, Failure> {
+        let runtime = io_runtime().map_err(|error| Failure::fatal(error.to_string()))?;
+        let (options, place) = (self.options.clone(), Arc::clone(slot));
+        let task = runtime.spawn(async move {
+            let established = Connection::establish(&options).await.map(Arc::new);
+            *place.state() = match &established {
+                Ok(connection) => State::Connected(Arc::clone(connection)),
+                Err(_) => State::Empty,
+            };
+            drop(end);
+            established
+        });
+        let established = task
+            .await
+            .map_err(|error| Failure::fatal(error.to_string()))?;
+        let connection = established.map_err(|failure| self.judged(failure))?;
         self.has_connected.store(true, Ordering::Relaxed);
         for slot in &self.slots {
             slot.is_refused.store(false, Ordering::Relaxed);
         }
-        *place = Some(Arc::clone(&connection));
         Ok(connection)
     }
 
@@ -111,11 +157,10 @@ impl Pool {
             if Arc::ptr_eq(slot, refused) {
                 continue;
             }
-            let place = slot.connection.lock().await;
-            if let Some(connection) = place.as_ref().filter(|connection| connection.is_alive()) {
+            if let Some(connection) = slot.connection().await {
                 refused.is_refused.store(true, Ordering::Relaxed);
                 return Some(Lease {
-                    connection: Arc::clone(connection),
+                    connection,
                     _user: User::of(slot),
                 });
             }
@@ -158,6 +203,41 @@ impl fmt::Debug for Pool {
 }
 
 impl Slot {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn way(&self) -> Way {
+        let mut state = self.state();
+        match &*state {
+            State::Connected(connection) if connection.is_alive() => {
+                Way::Connected(Arc::clone(connection))
+            }
+            // a closed channel without a result is that of a task that went away with its runtime
+            State::Connecting(ended) if ended.has_changed().is_ok() => Way::Wait(ended.clone()),
+            State::Empty | State::Connecting(_) | State::Connected(_) => {
+                let (end, ended) = watch::channel(());
+                *state = State::Connecting(ended);
+                Way::Connect(end)
+            }
+        }
+    }
+
+    /// The connection that is there, or will be in a moment.
+    async fn connection(&self) -> Option<Arc<Connection>> {
+        let opening = match &*self.state() {
+            State::Connecting(ended) => Some(ended.clone()),
+            State::Empty | State::Connected(_) => None,
+        };
+        if let Some(mut ended) = opening {
+            drop(ended.changed().await);
+        }
+        match &*self.state() {
+            State::Connected(connection) if connection.is_alive() => Some(Arc::clone(connection)),
+            State::Empty | State::Connecting(_) | State::Connected(_) => None,
+        }
+    }
+
     fn rank(&self) -> (bool, usize) {
         (
             self.is_refused.load(Ordering::Relaxed),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use datafusion::common::runtime::SpawnedTask;
 use futures::future::try_join;
 use object_store::Error;
 use russh_sftp::protocol::OpenFlags;
@@ -153,14 +154,18 @@ impl RemoteFile {
         Identity::of(&attributes, &self.path)
     }
 
+    /// Sends a request until there is an answer. Each is a task of its own: transfers take turns, and one that is not polled, as its
+    /// stream waits to be read, must not keep its turn from those that somebody waits for.
     async fn request<T, F, Answer>(&self, request: F) -> Result<T, Failure>
     where
+        T: Send + 'static,
         F: Fn(Arc<FileHandle>) -> Answer,
-        Answer: Future<Output = Result<T, Failure>>,
+        Answer: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         loop {
             let handle = self.handle().await?;
-            match request(Arc::clone(&handle)).await {
+            let answer = SpawnedTask::spawn(request(Arc::clone(&handle))).await;
+            match answer.map_err(|error| Failure::fatal(error.to_string()))? {
                 Err(Failure::Lost(error)) => self.give_up(&handle, error).await?,
                 answer => {
                     self.attempts.reset();
