@@ -109,7 +109,7 @@ impl CommitExec {
         plan: CommitPlan,
         statement: Option<Arc<dyn Replan>>,
     ) -> Result<Self> {
-        let writers = writers(rows, &plan.write)?;
+        let writers = writers(rows, &plan)?;
         Ok(Self::over(writers, Arc::new(plan), statement))
     }
 
@@ -218,17 +218,21 @@ fn find_writers(plan: &Arc<dyn ExecutionPlan>) -> Vec<Arc<dyn ExecutionPlan>> {
 
 /// The writers of rows. What they require of their input is seen to here, since a statement that is planned again meets no
 /// optimizer that would.
-fn writers(rows: Arc<dyn ExecutionPlan>, spec: &WriteSpec) -> Result<Arc<dyn ExecutionPlan>> {
+fn writers(rows: Arc<dyn ExecutionPlan>, plan: &CommitPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    let spec = &plan.write;
     let partitions = rows.properties().output_partitioning().partition_count();
     let by_address = spec.address(&rows.schema());
     let together = by_address.or_else(|| partition_values(&rows.schema(), spec));
     let rows: Arc<dyn ExecutionPlan> = match together {
-        _ if partitions == 1 => rows,
+        Some(_) if partitions == 1 => rows,
         Some(columns) => Arc::new(RepartitionExec::try_new(
             rows,
             Partitioning::Hash(columns, partitions),
         )?),
-        None => Arc::new(GatherExec::new(rows)),
+        None => {
+            let most = plan.session.config().target_partitions();
+            Arc::new(GatherExec::new(rows, most))
+        }
     };
     Ok(Arc::new(CoalescePartitionsExec::new(Arc::new(
         RowWriteExec::new(rows, spec.clone()),
@@ -401,7 +405,7 @@ impl Run {
                     let Some((rows, plan)) = statement.replan().await? else {
                         return Err(conflict);
                     };
-                    self.input = writers(rows, &plan.write)?;
+                    self.input = writers(rows, &plan)?;
                     self.plan = Arc::new(plan);
                 }
                 Err(error) if RepeatedKeys::is_cause_of(&error) => {
@@ -424,7 +428,7 @@ impl Run {
             return Err(error);
         };
         check.compare(base, &plan.session).await?;
-        self.input = writers(check.rows_again()?, &plan.write)?;
+        self.input = writers(check.rows_again()?, plan)?;
         self.plan = Arc::new(CommitPlan {
             key_check: None,
             ..plan.clone()

@@ -1,70 +1,191 @@
-//! Brings the rows of small writes together, so that they become one file and not one for each partition.
+//! Evens out what the writers get: the rows of small writes become one file and not one for each partition, and the rows that a join
+//! gives out at once, as no row matches them, are written by all partitions.
 //!
-//! Every partition holds its first rows back. One that gets more than a few lets them go and passes the rest on: it fills files of
-//! its own. One that ends before leaves its rows to the partition that ends last.
+//! ```text
+//!  few rows      held back ── end ── left to the partition that ends last
+//!  more          let go, the rest is passed on: this partition fills files of its own
+//!  large batch   cut into ranges ── whoever is free takes the next one, so that each file has rows that stood together
+//! ```
+//!
+//! A partition that has ended waits for ranges until all have: the partitions must be executed side by side.
 
+use std::collections::VecDeque;
 use std::fmt::{self, Formatter};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_expr::{Partitioning, PhysicalExpr};
+use datafusion::physical_plan::stream::{EmptyRecordBatchStream, RecordBatchStreamAdapter};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
+use tokio::sync::Notify;
 
+use super::row_format::FILE;
+
+/// A range of rows that is worth a writer of its own.
+const RANGE_ROWS: usize = 64 << 10;
 /// What a partition holds back, in memory.
 const SMALL_BYTES: usize = 16 << 20;
 
-/// Moves the rows of partitions with few of them to one partition.
+/// Moves rows from partitions with few of them to one, and from one with a large batch to those that have none.
 #[derive(Debug)]
 pub(crate) struct GatherExec {
     input: Arc<dyn ExecutionPlan>,
     properties: Arc<PlanProperties>,
-    left: Arc<Left>,
+    execution: Mutex<Execution>,
 }
 
-/// What partitions have left behind.
+/// An execution, and how many of its partitions have begun: the plan may be executed again, also after one that failed.
 #[derive(Debug)]
-struct Left {
-    rows: Mutex<Vec<RecordBatch>>,
-    partitions: usize,
-    unfinished: AtomicUsize,
+struct Execution {
+    shared: Arc<Shared>,
+    begun: usize,
 }
 
-impl Left {
+/// What the partitions of one execution hand to each other.
+#[derive(Debug)]
+struct Shared {
+    /// How many partitions there are.
+    partitions: usize,
+    state: Mutex<State>,
+    /// There are new ranges, or all partitions have ended.
+    news: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The rows of partitions that had few.
+    left: Vec<RecordBatch>,
+    /// Parts of large batches that nobody has taken yet.
+    ranges: VecDeque<RecordBatch>,
+    /// Partitions whose input has not ended.
+    unfinished: usize,
+}
+
+/// What a partition that has ended does next.
+enum Next {
+    Write(RecordBatch),
+    Wait,
+    End,
+}
+
+impl Shared {
+    fn new(partitions: usize) -> Arc<Self> {
+        Arc::new(Self {
+            partitions,
+            state: Mutex::new(State {
+                left: vec![],
+                ranges: VecDeque::new(),
+                unfinished: partitions,
+            }),
+            news: Notify::new(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Leaves these rows; to the last partition all of them are given.
     fn finish(&self, rows: Vec<RecordBatch>) -> Vec<RecordBatch> {
-        let mut all = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        all.extend(rows);
-        match self.unfinished.fetch_sub(1, Ordering::AcqRel) {
-            1 => {
-                // the plan may be executed again
-                self.unfinished.store(self.partitions, Ordering::Release);
-                std::mem::take(&mut *all)
-            }
-            _ => vec![],
+        let mut state = self.state();
+        state.left.extend(rows);
+        state.unfinished = state.unfinished.saturating_sub(1);
+        if state.unfinished > 0 {
+            return vec![];
         }
+        self.news.notify_waiters();
+        std::mem::take(&mut state.left)
+    }
+
+    /// The first of the ranges of a large batch, the others are for whoever is free; the batch itself if it is none.
+    fn cut(&self, batch: RecordBatch) -> RecordBatch {
+        let rows = batch.num_rows();
+        let ranges = self.partitions.min(rows / RANGE_ROWS);
+        if ranges < 2 || !are_inserts(&batch) {
+            return batch;
+        }
+        let bound = |range: usize| rows * range / ranges;
+        let range = |range| batch.slice(bound(range), bound(range + 1) - bound(range));
+        self.state().ranges.extend((1..ranges).map(range));
+        self.news.notify_waiters();
+        range(0)
+    }
+
+    fn take(&self) -> Option<RecordBatch> {
+        self.state().ranges.pop_front()
+    }
+
+    fn next(&self) -> Next {
+        let mut state = self.state();
+        match state.ranges.pop_front() {
+            Some(range) => Next::Write(range),
+            None if state.unfinished == 0 => Next::End,
+            None => Next::Wait,
+        }
+    }
+
+    /// The ranges that come up until all partitions have ended.
+    fn help(self: Arc<Self>) -> Rows {
+        let next = |shared: Arc<Self>| async move {
+            loop {
+                // registered before it is looked whether to wait, so that nothing is missed in between
+                let news = shared.news.notified();
+                match shared.next() {
+                    Next::Write(range) => return Some((Ok(range), Arc::clone(&shared))),
+                    Next::End => return None,
+                    Next::Wait => news.await,
+                }
+            }
+        };
+        stream::unfold(self, next).boxed()
     }
 }
 
+/// Whether the rows are new ones: those of files stay together, lest a row that comes twice be overlooked.
+fn are_inserts(rows: &RecordBatch) -> bool {
+    rows.column_by_name(FILE)
+        .is_none_or(|file| file.logical_null_count() == rows.num_rows())
+}
+
 impl GatherExec {
-    /// Gathers the rows of `input`.
-    pub(crate) fn new(input: Arc<dyn ExecutionPlan>) -> Self {
-        let partitions = input.properties().output_partitioning().partition_count();
+    /// Evens out the rows of `input` over at least `partitions`.
+    pub(crate) fn new(input: Arc<dyn ExecutionPlan>, partitions: usize) -> Self {
+        let inputs = input.properties().output_partitioning().partition_count();
+        let partitions = partitions.max(inputs);
+        let properties = PlanProperties::clone(input.properties());
         Self {
-            properties: Arc::clone(input.properties()),
+            properties: Arc::new(
+                properties.with_partitioning(Partitioning::UnknownPartitioning(partitions)),
+            ),
             input,
-            left: Arc::new(Left {
-                rows: Mutex::default(),
-                partitions,
-                unfinished: AtomicUsize::new(partitions),
+            execution: Mutex::new(Execution {
+                shared: Shared::new(partitions),
+                begun: 0,
             }),
         }
+    }
+
+    /// What a partition that begins shares with the others of its execution.
+    fn shared(&self) -> Arc<Shared> {
+        let execution = self.execution.lock();
+        let mut execution = execution.unwrap_or_else(PoisonError::into_inner);
+        if execution.begun == self.partitions() {
+            *execution = Execution {
+                shared: Shared::new(self.partitions()),
+                begun: 0,
+            };
+        }
+        execution.begun += 1;
+        Arc::clone(&execution.shared)
+    }
+
+    fn partitions(&self) -> usize {
+        self.properties.output_partitioning().partition_count()
     }
 }
 
@@ -102,7 +223,7 @@ impl ExecutionPlan for GatherExec {
         self: Arc<Self>,
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(children.remove(0))))
+        Ok(Arc::new(Self::new(children.remove(0), self.partitions())))
     }
 
     fn execute(
@@ -110,9 +231,13 @@ impl ExecutionPlan for GatherExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let input = self.input.execute(partition, context)?;
-        let left = Arc::clone(&self.left);
-        let gathered = async move { gather(input, left).await };
+        let inputs = self.input.properties().output_partitioning();
+        let input = match partition < inputs.partition_count() {
+            true => self.input.execute(partition, context)?,
+            false => Box::pin(EmptyRecordBatchStream::new(self.schema())),
+        };
+        let shared = self.shared();
+        let gathered = async move { gather(input, shared).await };
         Ok(Box::pin(RecordBatchStreamAdapter::new(
             self.schema(),
             stream::once(gathered).try_flatten(),
@@ -122,20 +247,39 @@ impl ExecutionPlan for GatherExec {
 
 type Rows = BoxStream<'static, Result<RecordBatch>>;
 
-async fn gather(mut input: SendableRecordBatchStream, left: Arc<Left>) -> Result<Rows> {
+async fn gather(mut input: SendableRecordBatchStream, shared: Arc<Shared>) -> Result<Rows> {
     let (mut held, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = input.next().await {
         let batch = batch?;
         bytes += batch.get_array_memory_size();
         held.push(batch);
         if bytes > SMALL_BYTES {
-            let rows = batches(held).chain(input);
+            let rows = evened_out(batches(held).chain(input).boxed(), Arc::clone(&shared));
             // what others have left may be for this one to take along
-            let rest = stream::once(async move { batches(left.finish(vec![])) }).flatten();
+            let rest = stream::once(async move { rest(vec![], shared) }).flatten();
             return Ok(rows.chain(rest).boxed());
         }
     }
-    Ok(batches(left.finish(held)).boxed())
+    Ok(rest(held, shared))
+}
+
+/// What a partition that has ended writes: the rows that are left, if it is the last one, and ranges of others.
+fn rest(held: Vec<RecordBatch>, shared: Arc<Shared>) -> Rows {
+    batches(shared.finish(held)).chain(shared.help()).boxed()
+}
+
+/// The rows of one partition, large batches cut into ranges that others may take.
+fn evened_out(rows: Rows, shared: Arc<Shared>) -> Rows {
+    let next = |(mut rows, shared): (Rows, Arc<Shared>)| async move {
+        if let Some(range) = shared.take() {
+            return Ok(Some((range, (rows, shared))));
+        }
+        match rows.try_next().await? {
+            Some(batch) => Ok(Some((shared.cut(batch), (rows, shared)))),
+            None => Ok(None),
+        }
+    };
+    stream::try_unfold((rows, shared), next).boxed()
 }
 
 fn batches(rows: Vec<RecordBatch>) -> impl Stream<Item = Result<RecordBatch>> + Send {
@@ -155,11 +299,15 @@ mod tests {
         RecordBatch::try_from_iter([("v", values)]).unwrap()
     }
 
-    async fn check(partitions: &[usize], expected: &[usize]) {
+    fn input(partitions: &[usize]) -> Arc<dyn ExecutionPlan> {
         let batches: Vec<_> = partitions.iter().map(|count| vec![rows(*count)]).collect();
-        let input = MemorySourceConfig::try_new_exec(&batches, rows(0).schema(), None).unwrap();
+        MemorySourceConfig::try_new_exec(&batches, rows(0).schema(), None).unwrap()
+    }
+
+    async fn check(partitions: &[usize], writers: usize, expected: &[usize]) {
+        let input = input(partitions);
         let gathered = collect_partitioned(
-            Arc::new(GatherExec::new(input)),
+            Arc::new(GatherExec::new(input, writers)),
             Arc::new(TaskContext::default()),
         );
         let counts = gathered.await.unwrap().into_iter().map(|batches| {
@@ -173,9 +321,37 @@ mod tests {
 
     #[tokio::test]
     async fn few_rows_come_out_of_one_partition() {
-        let many = SMALL_BYTES / size_of::<i64>() + 1;
-        check(&[1, 2, 3], &[6]).await;
-        check(&[], &[]).await;
-        check(&[many, many], &[many, many]).await;
+        check(&[1, 2, 3], 1, &[6]).await;
+        check(&[], 1, &[]).await;
+        check(&[1, 2], 3, &[3]).await;
+    }
+
+    /// Who takes how many ranges is up to the threads, but none gets lost and none comes twice.
+    #[tokio::test]
+    async fn a_large_batch_is_cut_for_all() {
+        let many = 4 * RANGE_ROWS + 7;
+        let batch = rows(many);
+        let shared = Shared::new(4);
+        let first = shared.cut(batch.clone());
+        let mut cut = vec![first];
+        cut.extend(std::iter::from_fn(|| shared.take()));
+        assert_eq!(cut.len(), 4);
+        assert_eq!(
+            arrow::compute::concat_batches(&batch.schema(), &cut).unwrap(),
+            batch
+        );
+        assert_eq!(shared.cut(rows(RANGE_ROWS)).num_rows(), RANGE_ROWS);
+
+        let large = SMALL_BYTES / size_of::<i64>() + 1;
+        let gather: Arc<dyn ExecutionPlan> = Arc::new(GatherExec::new(input(&[large, 5]), 3));
+        for _ in 0..2 {
+            let context = Arc::new(TaskContext::default());
+            let gathered = collect_partitioned(Arc::clone(&gather), context).await;
+            let batches = gathered.unwrap().into_iter().flatten();
+            assert_eq!(
+                batches.map(|batch| batch.num_rows()).sum::<usize>(),
+                large + 5
+            );
+        }
     }
 }
