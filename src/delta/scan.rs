@@ -90,8 +90,6 @@ pub(crate) struct DeltaScan {
     pub constants: Vec<FieldRef>,
     /// Name of the Int64 column with the row's position in its file, if wanted.
     pub row_number: Option<String>,
-    /// Whether filters are evaluated inside the Parquet reader; the session's setting where absent.
-    pub pushdown_filters: Option<bool>,
     /// Prunes files once the other side of a join is known.
     pub runtime_pruning: Option<Arc<dyn RuntimePruning>>,
     /// What of the rows it would prune is wanted all the same.
@@ -120,7 +118,6 @@ impl DeltaScan {
             file_columns: vec![],
             constants: vec![],
             row_number: None,
-            pushdown_filters: None,
             runtime_pruning: None,
             wanted_anyway: None,
         }
@@ -288,9 +285,6 @@ impl DeltaScan {
         };
         // Spark's INT96 timestamps reach further than 64-bit nanoseconds
         options.global.coerce_int96 = Some("us".into());
-        options.global.pushdown_filters = self
-            .pushdown_filters
-            .unwrap_or(options.global.pushdown_filters);
         let mut source =
             ParquetSource::new(columns.table_schema.clone()).with_table_parquet_options(options);
         source = source.with_parquet_file_reader_factory(Arc::new(self.readers()));
