@@ -66,7 +66,11 @@ impl Lane {
         };
         let statistics = files
             .iter()
-            .map(|file| self.scan.statistics_of(file))
+            .map(|file| {
+                self.scan
+                    .statistics_of(&file.add, &file.constants)
+                    .map(Arc::new)
+            })
             .collect::<crate::Result<Vec<Arc<Statistics>>>>()?;
         Ok(self.columns.may_match(statistics, predicate))
     }

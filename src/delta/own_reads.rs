@@ -19,7 +19,7 @@ use datafusion::catalog::Session;
 use datafusion::execution::SessionState;
 use url::Url;
 
-use super::scan::ScanFile;
+use super::actions::Add;
 use super::snapshot::Snapshot;
 use super::table::DeltaTable;
 use super::transaction::ReadRows;
@@ -42,7 +42,8 @@ struct State {
 /// The scan that the rows which are written come from.
 #[derive(Debug, Clone)]
 pub(crate) struct TargetScan {
-    pub files: Arc<Vec<ScanFile>>,
+    /// By ordinal.
+    pub files: Arc<Vec<Arc<Add>>>,
     /// Tells which rows the statement's filters select.
     pub read: Arc<dyn ReadRows>,
 }

@@ -69,7 +69,7 @@ pub(crate) enum RowMask {
 /// One file of a scan.
 #[derive(Debug, Clone)]
 pub(crate) struct ScanFile {
-    pub add: Add,
+    pub add: Arc<Add>,
     pub rows: RowMask,
     /// The value of each of the scan's constant columns in this file.
     pub constants: Vec<ScalarValue>,
@@ -120,6 +120,21 @@ impl DeltaScan {
             row_number: None,
             runtime_pruning: None,
             wanted_anyway: None,
+        }
+    }
+
+    /// The scan of no file.
+    pub(crate) fn without_files(&self) -> Self {
+        Self {
+            table: self.table.clone(),
+            layout: Arc::clone(&self.layout),
+            version: self.version,
+            files: vec![],
+            file_columns: self.file_columns.clone(),
+            constants: self.constants.clone(),
+            row_number: self.row_number.clone(),
+            runtime_pruning: self.runtime_pruning.clone(),
+            wanted_anyway: self.wanted_anyway.clone(),
         }
     }
 
@@ -235,13 +250,14 @@ impl DeltaScan {
     }
 
     fn file_statistics(&self) -> Result<Vec<Arc<Statistics>>> {
-        let of_file = |file: &ScanFile| self.statistics_of(file);
-        self.files.iter().map(of_file).collect()
+        let of_file = |file: &ScanFile| self.statistics_of(&file.add, &file.constants);
+        let files = self.files.iter().map(of_file);
+        files.map(|statistics| statistics.map(Arc::new)).collect()
     }
 
-    /// What the log says of a file, by the columns of the Parquet source.
-    pub(super) fn statistics_of(&self, file: &ScanFile) -> Result<Arc<Statistics>> {
-        let mut statistics = file_statistics(self.table.name(), &file.add, &self.layout)?;
+    /// What the log says of a file with these constants, by the columns of the Parquet source.
+    pub(super) fn statistics_of(&self, add: &Add, constants: &[ScalarValue]) -> Result<Statistics> {
+        let mut statistics = file_statistics(self.table.name(), add, &self.layout)?;
         let data_columns = self.layout.data_columns().count();
         for _ in 0..self.file_columns.len() {
             statistics.column_statistics.insert(
@@ -249,12 +265,12 @@ impl DeltaScan {
                 datafusion::common::ColumnStatistics::new_unknown(),
             );
         }
-        for value in &file.constants {
+        for value in constants {
             statistics
                 .column_statistics
                 .push(constant_statistics(value));
         }
-        Ok(Arc::new(statistics))
+        Ok(statistics)
     }
 
     /// Drops the files that the predicate rules out by their statistics.
@@ -363,10 +379,10 @@ impl DeltaScan {
 
     /// The rows that are read of each file, where not all are; what must be fetched for that is fetched many at a time.
     async fn selections(&self) -> Result<Vec<Option<RowSelection>>> {
-        let wanted: Vec<(Add, RowMask)> = self
+        let wanted: Vec<(Arc<Add>, RowMask)> = self
             .files
             .iter()
-            .map(|file| (file.add.clone(), file.rows.clone()))
+            .map(|file| (Arc::clone(&file.add), file.rows.clone()))
             .collect();
         futures::stream::iter(wanted)
             .map(|(add, rows)| {
@@ -429,7 +445,7 @@ impl DeltaScan {
 
 impl ScanFile {
     /// A file as it stands in the table.
-    pub(crate) fn live(add: Add) -> Self {
+    pub(crate) fn live(add: Arc<Add>) -> Self {
         Self {
             add,
             rows: RowMask::Live,
@@ -620,13 +636,11 @@ impl FileFilter {
 impl ReadRows for FileFilter {
     fn may_match(&self, add: &Add) -> bool {
         let nothing = |field: &FieldRef| ScalarValue::try_new_null(field.data_type()).ok();
-        let file = ScanFile {
-            constants: self.scan.constants.iter().filter_map(nothing).collect(),
-            ..ScanFile::live(add.clone())
-        };
-        let Ok(statistics) = self.scan.statistics_of(&file) else {
+        let constants: Vec<_> = self.scan.constants.iter().filter_map(nothing).collect();
+        let Ok(statistics) = self.scan.statistics_of(add, &constants) else {
             return true;
         };
+        let statistics = Arc::new(statistics);
         let pruning = self.scan.runtime_pruning.as_ref();
         if !pruning.is_none_or(|pruning| pruning.may_match(&statistics)) {
             return false;

@@ -32,7 +32,7 @@ const MAX_REPLAYED: i64 = 64;
 #[derive(Clone)]
 struct KnownFiles {
     version: i64,
-    files: Arc<Vec<Add>>,
+    files: Arc<Vec<Arc<Add>>>,
 }
 
 /// What has been read of earlier versions, so that a later one need not read it again.
@@ -55,7 +55,7 @@ pub(crate) struct Snapshot {
     /// The commit file as it was found: another one of the same version is another table's.
     commit: Option<ObjectMeta>,
     kernel: OnceCell<Arc<KernelSnapshot>>,
-    files: OnceCell<Arc<Vec<Add>>>,
+    files: OnceCell<Arc<Vec<Arc<Add>>>>,
     applications: OnceCell<Arc<Applications>>,
     earlier: Earlier,
 }
@@ -224,7 +224,7 @@ impl Snapshot {
     }
 
     /// The active files, each with its deletion vector.
-    pub(crate) async fn files(&self) -> Result<Arc<Vec<Add>>> {
+    pub(crate) async fn files(&self) -> Result<Arc<Vec<Arc<Add>>>> {
         let read = || async {
             if let Some(known) = &self.earlier.files
                 && let Some(files) = self.replay(known).await?
@@ -240,7 +240,7 @@ impl Snapshot {
     }
 
     /// The files of an earlier version with what the commits since have done to them; `None` where it pays to read all anew.
-    async fn replay(&self, known: &KnownFiles) -> Result<Option<Vec<Add>>> {
+    async fn replay(&self, known: &KnownFiles) -> Result<Option<Vec<Arc<Add>>>> {
         if self.version - known.version > MAX_REPLAYED {
             return Ok(None);
         }
@@ -256,7 +256,7 @@ impl Snapshot {
                 match action {
                     Action::Add(mut add) if seen.insert(add.path.clone()) => {
                         add.data_change = true;
-                        files.push(add);
+                        files.push(Arc::new(add));
                     }
                     Action::Remove(remove) => removed.push(remove.path),
                     _ => {}

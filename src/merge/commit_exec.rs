@@ -44,7 +44,6 @@ use super::write_exec::{
 };
 use crate::delta::actions::{Action, Add, decode_path};
 use crate::delta::computed::with_high_water_marks;
-use crate::delta::scan::ScanFile;
 use crate::delta::scan_source::files_opened;
 use crate::delta::snapshot::Snapshot;
 use crate::delta::stats::live_records;
@@ -72,7 +71,7 @@ pub(crate) struct CommitPlan {
     pub base: Option<Arc<Snapshot>>,
     pub write: WriteSpec,
     /// The files of the target's scan, by ordinal.
-    pub scanned: Arc<Vec<ScanFile>>,
+    pub scanned: Arc<Vec<Arc<Add>>>,
     pub removal: Removal,
     /// Makes sure that the rows have keys that no other row has.
     pub key_check: Option<KeyCheck>,
@@ -453,16 +452,13 @@ impl Run {
         let mut rows_replaced = 0;
         if let (Removal::All, Some(base)) = (self.plan.removal, &self.plan.base) {
             let now = Utc::now().timestamp_millis();
-            rows_replaced = base.files().await?.iter().filter_map(live_records).sum();
+            let active = base.files().await?;
+            rows_replaced = active.iter().filter_map(|file| live_records(file)).sum();
             if self.plan.operation.name == "TRUNCATE" {
                 report.counts.deleted = std::mem::take(&mut rows_replaced);
             }
-            actions.extend(
-                base.files()
-                    .await?
-                    .iter()
-                    .map(|add| Action::Remove(add.to_remove(now, true))),
-            );
+            let removes = active.iter().map(|file| file.to_remove(now, true));
+            actions.extend(removes.map(Action::Remove));
         }
         actions.extend(report.adds.iter().cloned().map(Action::Add));
         let unneeded = match can_be_inferred(&report.counts, &changed) {

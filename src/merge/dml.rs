@@ -278,11 +278,10 @@ impl TableProvider for DmlTarget {
             return Err(schema_changed(self.table()).into());
         }
         let scan = DeltaScan::of_snapshot(&snapshot).await?;
-        let files = Arc::new(scan.files.clone());
         let target = TargetRelation::new(scan, row_tracking);
         let read = target.rows_read(state, filters)?;
         own.set_target(TargetScan {
-            files,
+            files: snapshot.files().await?,
             read: Arc::new(read),
         });
         target.scan(state, projection, filters, limit).await

@@ -1,10 +1,11 @@
 //! What a statement is expected to do, for EXPLAIN.
 
 use std::fmt::{self, Display, Formatter};
+use std::sync::Arc;
 
 use datafusion::common::JoinType;
 
-use crate::delta::scan::ScanFile;
+use crate::delta::actions::Add;
 use crate::delta::stats::live_records;
 
 /// What a MERGE is expected to do.
@@ -24,12 +25,9 @@ pub(crate) struct Estimate {
 
 impl Estimate {
     /// What the target's files say.
-    pub(crate) fn of_files(join: JoinType, files: &[ScanFile]) -> Self {
-        let rows: u64 = files
-            .iter()
-            .filter_map(|file| live_records(&file.add))
-            .sum();
-        let bytes: i64 = files.iter().map(|file| file.add.size).sum();
+    pub(crate) fn of_files(join: JoinType, files: &[Arc<Add>]) -> Self {
+        let rows: u64 = files.iter().filter_map(|file| live_records(file)).sum();
+        let bytes: i64 = files.iter().map(|file| file.size).sum();
         Self {
             join,
             keys: vec![],

@@ -105,7 +105,7 @@ impl Optimize {
                 return Err(error);
             }
         };
-        let removed: Vec<Add> = bins.into_iter().flatten().collect();
+        let removed: Vec<Arc<Add>> = bins.into_iter().flatten().collect();
         let optimized = Optimized::new(&removed, &adds);
         let transaction = self.transaction(base, &removed, adds)?;
         // from here on nobody knows whether a commit names them
@@ -155,7 +155,7 @@ impl Optimize {
     }
 
     /// The files that are rewritten, those together that become one file or are ordered together.
-    async fn bins(&self, base: &Snapshot, columns: &[usize]) -> Result<Vec<Vec<Add>>> {
+    async fn bins(&self, base: &Snapshot, columns: &[usize]) -> Result<Vec<Vec<Arc<Add>>>> {
         let files = base.files().await?.as_ref().clone();
         let files = match &self.predicate {
             Some(predicate) => chosen_files(base, &self.session, predicate, files).await?,
@@ -163,7 +163,7 @@ impl Optimize {
         };
         let target_bytes = base.properties().target_file_bytes;
         let is_small = |file: &Add| u64::try_from(file.size).unwrap_or(0) < target_bytes;
-        let packed = |files: Vec<Add>| pack(files, target_bytes);
+        let packed = |files: Vec<Arc<Add>>| pack(files, target_bytes);
         let partitions = by_partition(files).into_iter();
         Ok(match &self.rewrite {
             Rewrite::Compact => partitions
@@ -172,7 +172,7 @@ impl Optimize {
                     files
                 })
                 .flat_map(packed)
-                .filter(|bin| bin.len() > 1 || bin.iter().any(has_many_deleted))
+                .filter(|bin| bin.len() > 1 || bin.iter().any(|file| has_many_deleted(file)))
                 .collect(),
             Rewrite::Purge => partitions
                 .map(|mut files| {
@@ -195,7 +195,7 @@ impl Optimize {
         &self,
         target: &WriteTarget,
         columns: &[usize],
-        bins: &[Vec<Add>],
+        bins: &[Vec<Arc<Add>>],
         written: &UnnamedFiles,
     ) -> Result<Vec<Add>> {
         let copied: Vec<Vec<Add>> = if columns.is_empty() {
@@ -232,7 +232,7 @@ impl Optimize {
         &self,
         target: &WriteTarget,
         columns: &[usize],
-        files: &[Add],
+        files: &[Arc<Add>],
         written: &UnnamedFiles,
     ) -> Result<Vec<Add>> {
         let ranges = ZRanges::of(target, &self.session, scanned(files), columns).await?;
@@ -254,8 +254,8 @@ impl Optimize {
     }
 
     /// Makes sure that no row was lost or came twice, as far as the log counts them.
-    fn checked(&self, bins: &[Vec<Add>], adds: Vec<Add>) -> Result<Vec<Add>> {
-        let expected: Option<u64> = bins.iter().flatten().map(live_records).sum();
+    fn checked(&self, bins: &[Vec<Arc<Add>>], adds: Vec<Add>) -> Result<Vec<Add>> {
+        let expected: Option<u64> = bins.iter().flatten().map(|file| live_records(file)).sum();
         let copied: Option<u64> = adds.iter().map(num_records).sum();
         match (expected, copied) {
             (Some(expected), Some(copied)) if expected != copied => Err(Error::DamagedLog {
@@ -271,7 +271,7 @@ impl Optimize {
     fn transaction(
         &self,
         base: Arc<Snapshot>,
-        removed: &[Add],
+        removed: &[Arc<Add>],
         adds: Vec<Add>,
     ) -> Result<Transaction> {
         let mut operation = self.operation()?;
@@ -309,7 +309,7 @@ impl Optimize {
     }
 }
 
-fn scanned(files: &[Add]) -> Vec<ScanFile> {
+fn scanned(files: &[Arc<Add>]) -> Vec<ScanFile> {
     files.iter().cloned().map(ScanFile::live).collect()
 }
 

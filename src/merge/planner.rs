@@ -30,7 +30,7 @@ use super::subquery::has_subquery;
 use super::write_exec::WriteSpec;
 use crate::change::without_dynamic_filters;
 use crate::delta::DeltaTable;
-use crate::delta::actions::Action;
+use crate::delta::actions::{Action, Add};
 use crate::delta::computed::refuse_assignments;
 use crate::delta::evolution::evolved;
 use crate::delta::layout::TableLayout;
@@ -170,7 +170,8 @@ impl MergeStatement {
         };
         let shape = Shape::new(&clauses);
         let mut scan = DeltaScan::of_snapshot(&snapshot).await?;
-        let mut estimate = self.estimate(&shape, &scan);
+        let scanned = snapshot.files().await?;
+        let mut estimate = self.estimate(&shape, &scanned);
         let anyway = self.wanted_by_source(&clauses, width);
         let mut columns = vec![];
         if shape.prunes_target() || anyway.is_some() {
@@ -183,7 +184,6 @@ impl MergeStatement {
             scan.runtime_pruning = Some(Arc::clone(&keys) as _);
             scan.wanted_anyway = anyway;
         }
-        let scanned = Arc::new(scan.files.clone());
         let relation = TargetRelation::new(scan, row_tracking.filter(|_| format.has_row_ids()));
         let read = Arc::new(relation.rows_read(self.session.as_ref(), &[])?);
         let planner = RowPlanner {
@@ -259,14 +259,14 @@ impl MergeStatement {
         Ok(evolved.unwrap_or_else(|| (snapshot, vec![])))
     }
 
-    fn estimate(&self, shape: &Shape, scan: &DeltaScan) -> Estimate {
+    fn estimate(&self, shape: &Shape, files: &[Arc<Add>]) -> Estimate {
         let rows = source_statistics(&self.source)
             .and_then(|statistics| statistics.num_rows.get_value().copied());
         Estimate {
             rows: rows
                 .filter(|_| shape.prunes_target())
                 .and_then(|rows| u64::try_from(rows).ok()),
-            ..Estimate::of_files(shape.join_type(), &scan.files)
+            ..Estimate::of_files(shape.join_type(), files)
         }
     }
 

@@ -22,6 +22,7 @@ use crate::delta::scan::{DeltaScan, FileFilter};
 /// The rows of the target with the address of each, and where the table keeps row ids the id.
 #[derive(Debug)]
 pub(crate) struct TargetRelation {
+    /// Its files have no constants yet.
     scan: DeltaScan,
     /// The column of the files that holds ids.
     row_id: Option<FieldRef>,
@@ -39,13 +40,6 @@ impl TargetRelation {
             scan.constants.push(Arc::new(base));
             scan.file_columns = vec![Arc::clone(column)];
         }
-        for (ordinal, file) in scan.files.iter_mut().enumerate() {
-            file.constants = vec![ScalarValue::UInt32(u32::try_from(ordinal).ok())];
-            if row_id.is_some() {
-                let base = ScalarValue::Int64(file.add.base_row_id);
-                file.constants.push(base);
-            }
-        }
         Self {
             schema: address_schema(scan.layout.schema(), row_id.is_some()),
             row_id,
@@ -55,11 +49,25 @@ impl TargetRelation {
 
     /// Tells by a file's statistics whether it may hold rows that the statement reads.
     pub(crate) fn rows_read(&self, state: &dyn Session, filters: &[Expr]) -> Result<FileFilter> {
-        let scan = DeltaScan {
-            files: vec![],
-            ..self.scan.clone()
-        };
-        Ok(FileFilter::try_new(scan, state, filters)?)
+        Ok(FileFilter::try_new(
+            self.scan.without_files(),
+            state,
+            filters,
+        )?)
+    }
+
+    /// The scan, with the constants of each file.
+    fn addressed(&self) -> DeltaScan {
+        let mut scan = self.scan.clone();
+        for (ordinal, file) in scan.files.iter_mut().enumerate() {
+            let mut constants = Vec::with_capacity(scan.constants.len());
+            constants.push(ScalarValue::UInt32(u32::try_from(ordinal).ok()));
+            if self.row_id.is_some() {
+                constants.push(ScalarValue::Int64(file.add.base_row_id));
+            }
+            file.constants = constants;
+        }
+        scan
     }
 
     /// The columns of the scan that these of ours are made of.
@@ -132,7 +140,7 @@ impl TableProvider for TargetRelation {
         let all = || (0..self.schema.fields().len()).collect();
         let wanted: Vec<usize> = projection.cloned().unwrap_or_else(all);
         let scanned = self.scanned(&wanted)?;
-        let scan = self.scan.clone();
+        let scan = self.addressed();
         let rows = scan.plan(state, Some(&scanned), filters, limit).await?;
         if self.row_id.is_none() {
             return Ok(rows);

@@ -73,7 +73,7 @@ pub(crate) async fn replace_files(
             before: file.add.deletion_vector.clone(),
             stays: false,
         };
-        replaced.touched.insert(file.add.path, touched);
+        replaced.touched.insert(file.add.path.clone(), touched);
     }
     let marked: Vec<Marked> = stream::iter(pending)
         .buffered(CONCURRENT_READS)
@@ -110,6 +110,7 @@ pub(crate) async fn replace_files(
 
 fn scanned(plan: &CommitPlan, ordinal: u32) -> Result<ScanFile> {
     let file = plan.scanned.get(ordinal as usize).cloned();
+    let file = file.map(ScanFile::live);
     file.ok_or_else(|| Error::internal(format!("rows of the unknown file {ordinal} were marked")))
 }
 
@@ -154,7 +155,7 @@ async fn mask(marked: Vec<Marked>, written: &UnnamedFiles) -> Result<Vec<Action>
                 deletion_vector: Some(descriptor),
                 stats: Some(stats),
                 data_change: true,
-                ..add
+                ..Arc::unwrap_or_clone(add)
             })
         });
     Ok(adds.collect())

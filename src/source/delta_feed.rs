@@ -373,7 +373,8 @@ impl ChangeSource for DeltaFeed {
         let snapshot = self.snapshot(Some(version)).await?;
         let timestamp = snapshot.timestamp().await?.saturating_mul(1000);
         let adds = snapshot.files().await?;
-        let inserted = adds.iter().cloned().map(FileChange::Added);
+        let adds = adds.iter().map(|add| add.as_ref().clone());
+        let inserted = adds.map(FileChange::Added);
         let commit = FeedCommit {
             version,
             timestamp,

@@ -94,7 +94,10 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 /// The active files.
-pub(super) fn list_files(kernel: Arc<KernelSnapshot>, engine: &dyn Engine) -> Result<Vec<Add>> {
+pub(super) fn list_files(
+    kernel: Arc<KernelSnapshot>,
+    engine: &dyn Engine,
+) -> Result<Vec<Arc<Add>>> {
     let scan = kernel.scan_builder().without_row_transforms().build()?;
     let mut files = Vec::new();
     for batch in scan.scan_metadata(engine)? {
@@ -105,7 +108,7 @@ pub(super) fn list_files(kernel: Arc<KernelSnapshot>, engine: &dyn Engine) -> Re
 }
 
 /// Reads the kernel's scan rows (`scan_row_schema`) as `add` actions.
-fn append_files(batch: &RecordBatch, files: &mut Vec<Add>) -> Result<()> {
+fn append_files(batch: &RecordBatch, files: &mut Vec<Arc<Add>>) -> Result<()> {
     let column = |name: &str| {
         batch
             .column_by_name(name)
@@ -120,7 +123,7 @@ fn append_files(batch: &RecordBatch, files: &mut Vec<Add>) -> Result<()> {
     let vectors = column("deletionVector")?.as_struct();
     let constants = column("fileConstantValues")?.as_struct();
     for row in 0..batch.num_rows() {
-        files.push(Add {
+        files.push(Arc::new(Add {
             path: paths.value(row).into(),
             partition_values: map_value(constants, "partitionValues", row).unwrap_or_default(),
             size: sizes.value(row),
@@ -136,7 +139,7 @@ fn append_files(batch: &RecordBatch, files: &mut Vec<Add>) -> Result<()> {
             base_row_id: long_value(constants, "baseRowId", row),
             default_row_commit_version: long_value(constants, "defaultRowCommitVersion", row),
             clustering_provider: text_value(constants, "clusteringProvider", row),
-        });
+        }));
     }
     Ok(())
 }

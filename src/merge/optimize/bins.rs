@@ -1,6 +1,7 @@
 //! Which files OPTIMIZE puts together.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use crate::delta::actions::Add;
 use crate::delta::stats::num_records;
@@ -12,8 +13,8 @@ const MAX_DELETED_SHARE: f64 = 0.05;
 const OPEN_BINS: usize = 32;
 
 /// The files of each partition, the oldest first.
-pub(super) fn by_partition(files: Vec<Add>) -> Vec<Vec<Add>> {
-    let mut partitions: BTreeMap<Vec<(String, String)>, Vec<Add>> = BTreeMap::new();
+pub(super) fn by_partition(files: Vec<Arc<Add>>) -> Vec<Vec<Arc<Add>>> {
+    let mut partitions: BTreeMap<Vec<(String, String)>, Vec<Arc<Add>>> = BTreeMap::new();
     for file in files {
         // the empty string and NULL are the same value
         let values = file.partition_values.iter();
@@ -29,8 +30,8 @@ pub(super) fn by_partition(files: Vec<Add>) -> Vec<Vec<Add>> {
 }
 
 /// Puts files of one partition into bins whose live rows take up to `target_bytes`: each into the first one it fits into.
-pub(super) fn pack(files: Vec<Add>, target_bytes: u64) -> Vec<Vec<Add>> {
-    let mut open: VecDeque<(u64, Vec<Add>)> = VecDeque::new();
+pub(super) fn pack(files: Vec<Arc<Add>>, target_bytes: u64) -> Vec<Vec<Arc<Add>>> {
+    let mut open: VecDeque<(u64, Vec<Arc<Add>>)> = VecDeque::new();
     let mut full = Vec::new();
     for file in files {
         let bytes = live_bytes(&file);
@@ -94,8 +95,8 @@ mod tests {
         }
     }
 
-    fn names(bins: &[Vec<Add>]) -> Vec<String> {
-        let name = |bin: &Vec<Add>| {
+    fn names(bins: &[Vec<Arc<Add>>]) -> Vec<String> {
+        let name = |bin: &Vec<Arc<Add>>| {
             bin.iter()
                 .map(|file| file.path.as_str())
                 .collect::<String>()
@@ -106,7 +107,7 @@ mod tests {
     fn check(files: &[(&str, i64, i64)], expected: &[&str]) {
         let files = files
             .iter()
-            .map(|(path, size, deleted)| file(path, *size, *deleted));
+            .map(|(path, size, deleted)| Arc::new(file(path, *size, *deleted)));
         assert_eq!(names(&pack(files.collect(), 100)), expected);
     }
 
@@ -125,8 +126,8 @@ mod tests {
 
     #[test]
     fn far_more_bins_than_are_looked_at_lose_no_file() {
-        let files: Vec<Add> = (0..200).map(|n| file(&n.to_string(), 51, 0)).collect();
-        let bins = pack(files, 100);
+        let files = (0..200).map(|n| Arc::new(file(&n.to_string(), 51, 0)));
+        let bins = pack(files.collect(), 100);
         assert_eq!((bins.len(), bins.concat().len()), (200, 200));
     }
 
@@ -148,9 +149,11 @@ mod tests {
 
     #[test]
     fn partitions_stay_apart() {
-        let of = |path: &str, value: Option<&str>| Add {
-            partition_values: [("p".to_owned(), value.map(str::to_owned))].into(),
-            ..file(path, 1, 0)
+        let of = |path: &str, value: Option<&str>| {
+            Arc::new(Add {
+                partition_values: [("p".to_owned(), value.map(str::to_owned))].into(),
+                ..file(path, 1, 0)
+            })
         };
         let files = vec![
             of("b", Some("x")),

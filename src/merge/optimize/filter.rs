@@ -29,8 +29,8 @@ pub(super) async fn chosen_files(
     snapshot: &Snapshot,
     session: &SessionState,
     predicate: &str,
-    files: Vec<Add>,
-) -> Result<Vec<Add>> {
+    files: Vec<Arc<Add>>,
+) -> Result<Vec<Arc<Add>>> {
     let table = snapshot.table().name();
     let condition = condition(table, snapshot.layout(), session, predicate)?;
     if files.is_empty() {
@@ -86,7 +86,7 @@ fn condition(
 }
 
 /// The values by which each file is partitioned, and its number.
-fn partitions(table: &str, layout: &TableLayout, files: &[Add]) -> Result<RecordBatch> {
+fn partitions(table: &str, layout: &TableLayout, files: &[Arc<Add>]) -> Result<RecordBatch> {
     let mut columns: Vec<(&str, ArrayRef)> = Vec::new();
     for index in layout.partition_columns() {
         let values = files

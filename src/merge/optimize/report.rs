@@ -1,5 +1,7 @@
 //! What OPTIMIZE and REORG say of what they did.
 
+use std::sync::Arc;
+
 use crate::delta::actions::Add;
 use crate::delta::stats::num_records;
 use crate::delta::transaction::Operation;
@@ -20,14 +22,13 @@ pub(crate) struct Optimized {
 
 impl Optimized {
     /// What became of these files.
-    pub(super) fn new(removed: &[Add], added: &[Add]) -> Self {
-        let bytes = |files: &[Add]| files.iter().map(|file| file.size).sum::<i64>();
+    pub(super) fn new(removed: &[Arc<Add>], added: &[Add]) -> Self {
         let rows: u64 = added.iter().filter_map(num_records).sum();
         Self {
             files_added: count(added.len()),
             files_removed: count(removed.len()),
-            bytes_added: bytes(added),
-            bytes_removed: bytes(removed),
+            bytes_added: added.iter().map(|file| file.size).sum(),
+            bytes_removed: removed.iter().map(|file| file.size).sum(),
             deletion_vectors_removed: count(vectors(removed)),
             rows: i64::try_from(rows).unwrap_or(i64::MAX),
             version: None,
@@ -39,22 +40,22 @@ fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn vectors(files: &[Add]) -> usize {
-    let with_vector = |file: &&Add| file.deletion_vector.is_some();
+fn vectors(files: &[Arc<Add>]) -> usize {
+    let with_vector = |file: &&Arc<Add>| file.deletion_vector.is_some();
     files.iter().filter(with_vector).count()
 }
 
 /// The metrics by delta-spark's names.
-pub(super) fn record(operation: &mut Operation, removed: &[Add], added: &[Add]) {
-    let bytes = |files: &[Add]| files.iter().map(|file| file.size).sum::<i64>();
+pub(super) fn record(operation: &mut Operation, removed: &[Arc<Add>], added: &[Add]) {
+    let bytes_removed: i64 = removed.iter().map(|file| file.size).sum();
     let mut sizes: Vec<i64> = added.iter().map(|file| file.size).collect();
     sizes.sort_unstable();
     let last = sizes.len().saturating_sub(1);
     let quarter = |number: usize| sizes.get((sizes.len() * number / 4).min(last)).copied();
     operation.metric("numAddedFiles", added.len());
     operation.metric("numRemovedFiles", removed.len());
-    operation.metric("numAddedBytes", bytes(added));
-    operation.metric("numRemovedBytes", bytes(removed));
+    operation.metric("numAddedBytes", sizes.iter().sum::<i64>());
+    operation.metric("numRemovedBytes", bytes_removed);
     operation.metric("numDeletionVectorsRemoved", vectors(removed));
     let names = [
         "minFileSize",

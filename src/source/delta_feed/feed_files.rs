@@ -379,7 +379,7 @@ fn data_file(add: Add, rows: RowMask, change: ChangeType, of_commit: &[ScalarVal
     let mut constants = vec![ScalarValue::from(change.as_str())];
     constants.extend_from_slice(of_commit);
     ScanFile {
-        add,
+        add: Arc::new(add),
         rows,
         constants,
     }
@@ -393,7 +393,7 @@ fn change_file(file: &AddCdcFile, constants: Vec<ScalarValue>) -> ScanFile {
         ..Add::default()
     };
     ScanFile {
-        add,
+        add: Arc::new(add),
         rows: RowMask::Live,
         constants,
     }

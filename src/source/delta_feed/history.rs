@@ -264,7 +264,8 @@ impl<'a> KnownFiles<'a> {
             Some(files) => files,
             None => {
                 let before = self.table.snapshot_at(version - 1).await?.files().await?;
-                self.files.insert(before.iter().map(described).collect())
+                let before = before.iter().map(|add| described(add));
+                self.files.insert(before.collect())
             }
         };
         let (values, size) = files.get(&remove.path).ok_or_else(|| Error::DamagedLog {

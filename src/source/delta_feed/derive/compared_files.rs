@@ -101,7 +101,7 @@ fn scan_file((add, rows): (Add, RowMask), version: i64, side: i64, has_ids: bool
         constants.push(ScalarValue::Int64(add.base_row_id));
     }
     ScanFile {
-        add,
+        add: Arc::new(add),
         rows,
         constants,
     }
