@@ -9,6 +9,8 @@
 //! Deletion vectors become row selections of each file, partition values and other per-file constants become partition
 //! columns, and the log's statistics prune files, at planning by the filters and at run time by dynamic filters.
 
+mod log_statistics;
+
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
@@ -35,6 +37,7 @@ use parquet::arrow::RowNumber;
 use parquet::arrow::arrow_reader::RowSelection;
 use roaring::RoaringTreemap;
 
+pub(super) use self::log_statistics::LogStatistics;
 use super::actions::Add;
 use super::data_file::count_rows;
 use super::deletion_vector::{self, row_selection};
@@ -44,13 +47,16 @@ use super::layout::TableLayout;
 use super::relabel::relabel;
 use super::scan_source::{Anyway, DeltaSource, EmptyScan, RuntimePruning, ScannedVersion, Wanted};
 use super::snapshot::Snapshot;
-use super::stats::{file_statistics, for_reader, live_records, num_records, partition_value};
+use super::stats::{file_statistics, live_records, num_records, partition_value};
 use super::table::DeltaTable;
 use super::transaction::ReadRows;
 use crate::error::Result;
 
 /// How many files are looked into at once.
 const CONCURRENT_READS: usize = 64;
+
+/// Of how many files statistics are looked at together.
+const PRUNED_AT_ONCE: usize = 1024;
 
 /// What a row takes in a compressed file, where nobody knows.
 const GUESSED_ROW_BYTES: u64 = 32;
@@ -163,9 +169,8 @@ impl DeltaScan {
         let columns = Columns::new(&self);
         let predicate = columns.predicate(state, filters)?;
         let total = self.files.len();
-        let mut statistics = self.file_statistics()?;
         if let Some(predicate) = &predicate {
-            self.prune(&mut statistics, &columns, predicate);
+            self.prune(&columns.pruning(predicate))?;
         }
         let output = self.output(projection);
         if self.files.is_empty() {
@@ -178,7 +183,7 @@ impl DeltaScan {
                 read,
             )));
         }
-        let files = self.partitioned_files(&statistics).await?;
+        let files = self.partitioned_files().await?;
         let table_statistics = self.table_statistics(&columns, &files);
         let groups = FileGroup::new(files).split_files(state.config().target_partitions());
         let config = self
@@ -193,7 +198,8 @@ impl DeltaScan {
             version: self.version,
         };
         let wanted = self.wanted(state, &columns)?;
-        let source = DeltaSource::new(config, self.table.name(), total, read, wanted);
+        let statistics = LogStatistics::new(&self);
+        let source = DeltaSource::new(config, statistics, self.table.name(), total, read, wanted);
         self.rename(DataSourceExec::from_data_source(source), &output)
     }
 
@@ -249,12 +255,6 @@ impl DeltaScan {
             .register_object_store(self.table.store_url().as_ref(), self.table.store());
     }
 
-    fn file_statistics(&self) -> Result<Vec<Arc<Statistics>>> {
-        let of_file = |file: &ScanFile| self.statistics_of(&file.add, &file.constants);
-        let files = self.files.iter().map(of_file);
-        files.map(|statistics| statistics.map(Arc::new)).collect()
-    }
-
     /// What the log says of a file with these constants, by the columns of the Parquet source.
     pub(super) fn statistics_of(&self, add: &Add, constants: &[ScalarValue]) -> Result<Statistics> {
         let mut statistics = file_statistics(self.table.name(), add, &self.layout)?;
@@ -273,18 +273,20 @@ impl DeltaScan {
         Ok(statistics)
     }
 
-    /// Drops the files that the predicate rules out by their statistics.
-    fn prune(
-        &mut self,
-        statistics: &mut Vec<Arc<Statistics>>,
-        columns: &Columns,
-        predicate: &Arc<dyn PhysicalExpr>,
-    ) {
-        let keep = columns.may_match(statistics.clone(), predicate);
-        let mut kept = keep.iter();
-        self.files.retain(|_| *kept.next().unwrap_or(&true));
-        let mut kept = keep.iter();
-        statistics.retain(|_| *kept.next().unwrap_or(&true));
+    /// Drops the files that are ruled out by their statistics, which are made for some files at a time.
+    fn prune(&mut self, pruning: &FilePruning) -> Result<()> {
+        if !pruning.asks_anything() {
+            return Ok(());
+        }
+        let mut kept = Vec::with_capacity(self.files.len());
+        for files in self.files.chunks(PRUNED_AT_ONCE) {
+            let of_file = |file: &ScanFile| self.statistics_of(&file.add, &file.constants);
+            let statistics = files.iter().map(|file| of_file(file).map(Arc::new));
+            kept.extend(pruning.prune(statistics.collect::<Result<_>>()?));
+        }
+        let mut kept = kept.into_iter();
+        self.files.retain(|_| kept.next().unwrap_or(true));
+        Ok(())
     }
 
     /// The scan without its files.
@@ -314,16 +316,13 @@ impl DeltaScan {
         )
     }
 
-    async fn partitioned_files(
-        &self,
-        statistics: &[Arc<Statistics>],
-    ) -> Result<Vec<PartitionedFile>> {
-        let data_columns = self.layout.data_columns().count() + self.file_columns.len();
+    /// The files as DataFusion reads them, each with what [`LogStatistics`] makes statistics of.
+    async fn partitioned_files(&self) -> Result<Vec<PartitionedFile>> {
         let selections = self.selections().await?;
         let mut files = Vec::with_capacity(self.files.len());
-        for ((file, statistics), selection) in self.files.iter().zip(statistics).zip(selections) {
+        for (file, selection) in self.files.iter().zip(selections) {
             let mut partitioned = self.partitioned_file(file, selection)?;
-            partitioned.statistics = Some(Arc::new(for_reader(statistics, data_columns)));
+            partitioned.extensions.insert_arc(Arc::clone(&file.add));
             files.push(partitioned);
         }
         Ok(files)
@@ -356,12 +355,12 @@ impl DeltaScan {
         file: &ScanFile,
         selection: Option<RowSelection>,
     ) -> Result<PartitionedFile> {
-        let partitions = self
-            .layout
-            .partition_columns()
-            .iter()
-            .map(|index| partition_value(self.table.name(), &self.layout, *index, &file.add));
-        let mut values = partitions.collect::<Result<Vec<_>>>()?;
+        let partitions = self.layout.partition_columns();
+        let mut values = Vec::with_capacity(partitions.len() + file.constants.len());
+        for index in partitions {
+            let (table, layout) = (self.table.name(), &self.layout);
+            values.push(partition_value(table, layout, *index, &file.add)?);
+        }
         values.extend(file.constants.iter().cloned());
         let size = u64::try_from(file.add.size).unwrap_or(0);
         let location = self.table.locate(&file.add.path)?;
@@ -599,6 +598,12 @@ pub(super) struct FilePruning {
 }
 
 impl FilePruning {
+    /// Whether there is anything that statistics could answer.
+    fn asks_anything(&self) -> bool {
+        let predicate = self.predicate.as_ref();
+        predicate.is_some_and(|predicate| !predicate.always_true())
+    }
+
     /// Whether a file with these statistics may have rows that the predicate lets through.
     pub(super) fn may_match(&self, statistics: &Arc<Statistics>) -> bool {
         self.prune(vec![Arc::clone(statistics)]) != [false]

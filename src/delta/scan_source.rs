@@ -1,18 +1,21 @@
 //! The data source that our scan hands to DataFusion: a `FileScanConfig` with a guard around it.
 //!
-//! The wrapper has three reasons. DataFusion's protobuf of the bare node drops row selections and virtual columns, which would
+//! The wrapper has four reasons. DataFusion's protobuf of the bare node drops row selections and virtual columns, which would
 //! bring deleted rows back: the wrapper does not serialise. EXPLAIN shows the table and what was pruned instead of file names.
-//! And a join can hand its keys over between planning and reading, see [`RuntimePruning`].
+//! A join can hand its keys over between planning and reading, see [`RuntimePruning`]. And files have no statistics before they
+//! are opened or sorted, see [`LogStatistics`].
 
 use std::any::Any;
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::{self, Formatter};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::Statistics;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{
     FileGroup, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
 };
@@ -37,7 +40,7 @@ use futures::{TryStreamExt, stream};
 use object_store::path::Path;
 use url::Url;
 
-use super::scan::FilePruning;
+use super::scan::{FilePruning, LogStatistics};
 
 /// Decides about a file when its turn comes, with what is known only then.
 pub(crate) trait RuntimePruning: fmt::Debug + Send + Sync {
@@ -164,6 +167,8 @@ fn reads_of(plan: &Arc<dyn ExecutionPlan>, location: &Url) -> Vec<i64> {
 #[derive(Debug, Clone)]
 pub(crate) struct DeltaSource {
     inner: Arc<dyn DataSource>,
+    /// What the log says of the files, which have no statistics while they are planned.
+    statistics: Arc<LogStatistics>,
     read: ScannedVersion,
     description: Arc<str>,
     wanted: Option<Wanted>,
@@ -174,6 +179,7 @@ impl DeltaSource {
     /// Wraps the scan of those of `total` files that planning has left.
     pub(super) fn new(
         config: FileScanConfig,
+        statistics: LogStatistics,
         table: &str,
         total: usize,
         read: ScannedVersion,
@@ -183,6 +189,7 @@ impl DeltaSource {
         let description = format!("delta={table}, files={left} of {total}").into();
         Self {
             inner: Arc::new(config),
+            statistics: Arc::new(statistics),
             read,
             description,
             wanted,
@@ -200,6 +207,46 @@ impl DeltaSource {
     fn config(&self) -> Option<&FileScanConfig> {
         self.inner.downcast_ref::<FileScanConfig>()
     }
+
+    /// The scan with the statistics of the files in these partitions.
+    fn described(&self, config: &FileScanConfig, partitions: Range<usize>) -> FileScanConfig {
+        let mut config = config.clone();
+        for files in &mut config.file_groups[partitions] {
+            *files = self.statistics.added_to(files);
+        }
+        config
+    }
+
+    /// The partition without what the join's keys rule out; called when the first row is asked for.
+    fn pruned(&self, config: &FileScanConfig, partition: usize, wanted: &Wanted) -> FileScanConfig {
+        let kept = config.file_groups[partition].iter().filter_map(|file| {
+            let statistics = self.statistics.of(file);
+            let known = statistics.as_ref();
+            let is_wanted = known.is_none_or(|known| wanted.may_match(known));
+            is_wanted.then(|| PartitionedFile {
+                statistics,
+                ..file.clone()
+            })
+        });
+        let kept: FileGroup = kept.collect();
+        let mut config = config.clone();
+        config.file_groups[partition] = kept;
+        let rows = config.statistics().num_rows.get_value().copied();
+        let source = config.file_source().downcast_ref::<ParquetSource>();
+        let narrowed = source.and_then(|source| wanted.narrow(source, rows));
+        match narrowed {
+            Some(narrowed) => FileScanConfigBuilder::from(config)
+                .with_source(Arc::new(narrowed))
+                .build(),
+            None => config,
+        }
+    }
+
+    /// Counts the files of the partition as opened.
+    fn remember(&self, config: &FileScanConfig, partition: usize) {
+        let files = config.file_groups[partition].iter();
+        lock(&self.opened).extend(files.map(|file| file.object_meta.location.clone()));
+    }
 }
 
 /// Whether a filter is about a floating-point column.
@@ -208,27 +255,6 @@ pub(super) fn mentions_float(filter: &Arc<dyn PhysicalExpr>, schema: &Schema) ->
     columns
         .iter()
         .any(|column| schema.field(column.index()).data_type().is_floating())
-}
-
-/// The partition without what the join's keys rule out; called when the first row is asked for.
-fn pruned(config: &FileScanConfig, partition: usize, wanted: &Wanted) -> FileScanConfig {
-    let mut config = config.clone();
-    let files = config.file_groups[partition].files();
-    let kept = files.iter().filter(|file| {
-        file.statistics
-            .as_ref()
-            .is_none_or(|statistics| wanted.may_match(statistics))
-    });
-    config.file_groups[partition] = FileGroup::new(kept.cloned().collect());
-    let rows = config.statistics().num_rows.get_value().copied();
-    let source = config.file_source().downcast_ref::<ParquetSource>();
-    let narrowed = source.and_then(|source| wanted.narrow(source, rows));
-    match narrowed {
-        Some(narrowed) => FileScanConfigBuilder::from(config)
-            .with_source(Arc::new(narrowed))
-            .build(),
-        None => config,
-    }
 }
 
 impl DataSource for DeltaSource {
@@ -244,20 +270,25 @@ impl DataSource for DeltaSource {
         let Some(config) = self.config() else {
             return self.inner.open_with_args(args);
         };
-        let opened = Arc::clone(&self.opened);
-        let remember = move |config: &FileScanConfig| {
-            let files = config.file_groups[args.partition].iter();
-            lock(&opened).extend(files.map(|file| file.object_meta.location.clone()));
-        };
-        let Some(wanted) = self.wanted.clone() else {
-            remember(config);
-            return self.inner.open_with_args(args);
-        };
-        let (config, schema) = (config.clone(), config.projected_schema()?);
+        let partition = args.partition;
+        if self.wanted.is_none() {
+            self.remember(config, partition);
+            // files that the partitions share have been described before
+            return match args.sibling_state {
+                Some(_) => self.inner.open_with_args(args),
+                None => self
+                    .described(config, partition..partition + 1)
+                    .open_with_args(args),
+            };
+        }
+        let (source, schema) = (self.clone(), config.projected_schema()?);
         let opened = async move {
-            let pruned = pruned(&config, args.partition, &wanted);
-            remember(&pruned);
-            pruned.open_with_args(OpenArgs::new(args.partition, args.context))
+            let (Some(config), Some(wanted)) = (source.config(), &source.wanted) else {
+                return source.inner.open_with_args(args);
+            };
+            let pruned = source.pruned(config, partition, wanted);
+            source.remember(&pruned, partition);
+            pruned.open_with_args(OpenArgs::new(partition, args.context))
         };
         Ok(Box::pin(RecordBatchStreamAdapter::new(
             schema,
@@ -268,9 +299,15 @@ impl DataSource for DeltaSource {
     fn create_sibling_state(&self, config: &ConfigOptions) -> Option<Arc<dyn Any + Send + Sync>> {
         // the shared queue would hand out files before the keys are known
         if self.wanted.is_some() {
-            None
-        } else {
-            self.inner.create_sibling_state(config)
+            return None;
+        }
+        match self.config() {
+            Some(scan) if !scan.preserve_order => {
+                let partitions = 0..scan.file_groups.len();
+                let described = self.described(scan, partitions);
+                described.create_sibling_state(config)
+            }
+            _ => self.inner.create_sibling_state(config),
         }
     }
 
@@ -379,7 +416,16 @@ impl DataSource for DeltaSource {
         &self,
         order: &[PhysicalSortExpr],
     ) -> Result<SortOrderPushdownResult<Arc<dyn DataSource>>> {
-        Ok(match self.inner.try_pushdown_sort(order)? {
+        // files are put in order by their bounds
+        let described = self.config().map(|config| {
+            let partitions = 0..config.file_groups.len();
+            self.described(config, partitions)
+        });
+        let sorted = match described {
+            Some(described) => described.try_pushdown_sort(order)?,
+            None => self.inner.try_pushdown_sort(order)?,
+        };
+        Ok(match sorted {
             SortOrderPushdownResult::Exact { inner } => SortOrderPushdownResult::Exact {
                 inner: self.wrap(inner),
             },

@@ -93,8 +93,7 @@ fn is_rounded(data_type: &DataType) -> bool {
 
 /// The same bounds for DataFusion's Parquet reader, which replaces a column by a constant where exact bounds meet: only those
 /// that the log keeps to the letter may call themselves exact.
-pub(crate) fn for_reader(statistics: &Statistics, data_columns: usize) -> Statistics {
-    let mut statistics = statistics.clone();
+pub(crate) fn for_reader(mut statistics: Statistics, data_columns: usize) -> Statistics {
     for column in &mut statistics.column_statistics {
         for value in [&mut column.min_value, &mut column.max_value] {
             if value.get_value().is_some_and(ScalarValue::is_null) {
