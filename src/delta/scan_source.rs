@@ -42,6 +42,9 @@ use url::Url;
 
 use super::scan::{FilePruning, LogStatistics};
 
+/// So many files are shared evenly without being cut into pieces, for which DataFusion would copy their list twice.
+const MANY_FILES: usize = 10_000;
+
 /// Decides about a file when its turn comes, with what is known only then.
 pub(crate) trait RuntimePruning: fmt::Debug + Send + Sync {
     /// Whether the file with these statistics (data columns, then partition columns) may hold a row that is wanted.
@@ -342,6 +345,13 @@ impl DataSource for DeltaSource {
         min_size: usize,
         ordering: Option<LexOrdering>,
     ) -> Result<Option<Arc<dyn DataSource>>> {
+        let is_shared = |config: &FileScanConfig| {
+            let files: usize = config.file_groups.iter().map(FileGroup::len).sum();
+            files >= MANY_FILES && config.file_groups.len() >= target
+        };
+        if self.config().is_some_and(is_shared) {
+            return Ok(None);
+        }
         Ok(self
             .inner
             .repartitioned(target, min_size, ordering)?
