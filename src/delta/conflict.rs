@@ -11,6 +11,9 @@ use super::row_tracking::ROW_TRACKING_DOMAIN;
 use super::transaction::{ReadSet, Transaction};
 use crate::error::Error;
 
+/// Operations that take rows away from the files that they add again, and put none back.
+const TAKES_AWAY: [&str; 4] = ["DELETE", "MERGE", "UPDATE", "WRITE"];
+
 /// The conflict between `ours` and the commit of `version`, if there is one.
 pub(super) fn find_conflict(ours: &Transaction, version: i64, winner: &[Action]) -> Option<Error> {
     let detail = conflict(ours, winner)?;
@@ -31,11 +34,14 @@ fn conflict(ours: &Transaction, winner: &[Action]) -> Option<String> {
     let Some(base) = &ours.base else {
         return Some("the table was created meanwhile".into());
     };
-    let is_blind = info(winner).and_then(|info| info.is_blind_append) == Some(true);
+    let about = info(winner);
+    let is_blind = about.and_then(|info| info.is_blind_append) == Some(true);
+    let operation = about.and_then(|info| info.operation.as_deref());
     let files = Files {
         ours,
         our_removes: ours.actions.iter().filter_map(removed_path).collect(),
         again: gone_before(winner),
+        takes_away: operation.is_some_and(|name| TAKES_AWAY.contains(&name)),
         ignores_adds: base.properties().write_serializable && is_blind,
     };
     let our_apps: HashSet<&str> = ours.actions.iter().filter_map(application).collect();
@@ -98,6 +104,9 @@ struct Files<'a> {
     our_removes: HashSet<&'a str>,
     /// What the winner has added again: how many rows were gone of each file before.
     again: HashMap<&'a str, i64>,
+    /// Whether the winner says that it only takes rows away: that as many are gone as before, or more, does not tell that they are
+    /// the same ones.
+    takes_away: bool,
     ignores_adds: bool,
 }
 
@@ -109,10 +118,12 @@ impl Files<'_> {
             .as_ref()
             .map_or(0, |vector| vector.cardinality);
         // rows that are gone are for `removed`, and where we know them for `reconcile`; rows that come back are new to us
-        let comes_back = self.again.get(path).is_some_and(|before| gone <= *before);
-        let is_known = self.ours.touched.contains_key(path);
-        if self.again.contains_key(path) && (!comes_back || is_known) {
-            return None;
+        if let Some(&before) = self.again.get(path) {
+            let comes_back = gone <= before || (before > 0 && !self.takes_away);
+            let is_known = self.ours.touched.contains_key(path);
+            if !comes_back || is_known {
+                return None;
+            }
         }
         if self.our_removes.contains(path) {
             return Some(both_change(path));
@@ -132,8 +143,8 @@ impl Files<'_> {
         let path = remove.path.as_str();
         let known = self.ours.touched.contains_key(path);
         let again = self.again.contains_key(path);
-        if self.our_removes.contains(path) {
-            return (!known || !again).then(|| both_change(path));
+        if self.our_removes.contains(path) && !(known && again) {
+            return Some(both_change(path));
         }
         let is_lost = match &self.ours.reads {
             ReadSet::Nothing => false,
@@ -181,3 +192,6 @@ pub(super) fn info(commit: &[Action]) -> Option<&CommitInfo> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ use roaring::RoaringTreemap;
 use super::actions::{Action, Add, DeletionVectorDescriptor};
 use super::conflict::added_again;
 use super::deletion_vector;
+use super::stats::{loosen, num_records};
 use super::table::DeltaTable;
 use super::transaction::Transaction;
 use crate::error::{Error, Result};
@@ -117,9 +118,14 @@ async fn follow(
             }
             Action::Add(add) => {
                 if let Some((theirs, vector)) = by_path.get(&add.path) {
+                    // a file with a deletion vector must say how many rows it holds, and bounds are tight no longer
+                    let counted = theirs
+                        .stats
+                        .as_deref()
+                        .filter(|_| num_records(theirs).is_some());
                     *add = Add {
                         deletion_vector: Some(vector.clone()),
-                        stats: theirs.stats.clone().or_else(|| add.stats.clone()),
+                        stats: loosen(counted).or_else(|| add.stats.clone()),
                         data_change: true,
                         ..theirs.clone()
                     };
@@ -136,3 +142,6 @@ async fn follow(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
