@@ -7,7 +7,7 @@
 //!  trouble.rs      commits::trouble::…    each operation fails, loses its answer, is sent twice, or waits for another writer
 //!  kills.rs        commits::kills::…      the process is killed at each operation
 //!  cancels.rs      commits::cancels::…    whoever waits for the statement gives up
-//!  meetings.rs     commits::meetings::…   another statement commits just before this one
+//!  meetings.rs     commits::meetings::…   another statement commits just before this one        (restore.rs)
 //!  writers.rs      commits::writers::…    eight sessions, and an exact account of every row    (ledger.rs)
 //!  process.rs      commits::killed-process
 //! ```
@@ -23,6 +23,7 @@ mod kills;
 mod ledger;
 mod meetings;
 mod process;
+mod restore;
 mod stage;
 mod statements;
 mod trouble;

@@ -10,6 +10,7 @@ use libtest_mimic::{Failed, Trial};
 use object_store::path::Path;
 use tempfile::TempDir;
 
+use super::restore::restore;
 use super::stage::{Stage, check_named, spawn, table};
 use super::statements::{PLAIN, Statement};
 use crate::RUNTIME;
@@ -18,6 +19,7 @@ use crate::tables::{check_same, execute};
 
 /// Two statements, and what they come to.
 struct Meeting {
+    /// One statement, or several that are commits of their own, with `;` in between.
     first: &'static str,
     second: Statement,
     /// Rows of the table that are not there afterwards, and rows that are.
@@ -66,16 +68,28 @@ async fn meet(stage: &Stage, copy: &TempDir, first: &str) -> Result<Met, Failed>
         return Err("the second statement has committed nothing".into());
     }
     let written = data_files(&process);
-    stage.start(copy.path())?;
-    let first = execute(&stage.open().await?, first).await;
+    let first = meanwhile(stage, copy, first).await;
     process.go_on();
     let second = second.await?;
-    first.map(drop)?;
+    first?;
     check_named(&table(copy.path())).await?;
     Ok(Met {
         second,
         again: data_files(&process) > written,
     })
+}
+
+/// What the first writer does, one statement after the other.
+async fn meanwhile(stage: &Stage, copy: &TempDir, script: &str) -> Result<(), Failed> {
+    stage.start(copy.path())?;
+    let session = stage.open().await?;
+    for sql in script.split(';').map(str::trim) {
+        match sql.strip_prefix(RESTORE) {
+            Some(version) => restore(&table(copy.path()), version.parse()?)?,
+            None => drop(execute(&session, sql).await?),
+        }
+    }
+    Ok(())
 }
 
 /// Makes sure that a statement whose rows are those of an overtaken version writes none of them.
@@ -141,8 +155,15 @@ fn data_files(process: &Process) -> usize {
     process.puts().iter().filter(|path| is_data(path)).count()
 }
 
+/// What stands before the version in a statement of other engines.
+const RESTORE: &str = "RESTORE TABLE t TO VERSION AS OF ";
+
 const ONE_OLD: &str = r#"[1,"p1","old"]"#;
 const TWO_OLD: &str = r#"[2,"p2","old"]"#;
+const THREE_OLD: &str = r#"[3,"p0","old"]"#;
+/// Which is gone when the statements begin.
+const FIVE_OLD: &str = r#"[5,"p2","old"]"#;
+const LAST_TWO_OLD: [&str; 2] = [r#"[21,"p1","old"]"#, r#"[22,"p2","old"]"#];
 
 const APPEND_1_TO_ROW_1: &str = "MERGE INTO t USING (VALUES (1)) AS s (id) ON t.id = s.id \
     WHEN MATCHED THEN UPDATE SET v = t.v || '1'";
@@ -159,6 +180,9 @@ const UPSERT_2_AT_50: &str = "MERGE INTO t USING (VALUES (50)) AS s (id) ON t.id
 const UPSERT_2_AT_51: &str = "MERGE INTO t USING (VALUES (51)) AS s (id) ON t.id = s.id \
     WHEN MATCHED THEN UPDATE SET v = t.v || '2' \
     WHEN NOT MATCHED THEN INSERT (id, p, v) VALUES (s.id, 'p0', '2')";
+const UPSERT_2_AT_5: &str = "MERGE INTO t USING (VALUES (5)) AS s (id) ON t.id = s.id \
+    WHEN MATCHED THEN UPDATE SET v = t.v || '2' \
+    WHEN NOT MATCHED THEN INSERT (id, p, v) VALUES (s.id, 'p2', '2')";
 const INSERT_1_AT_50: &str = "INSERT INTO t VALUES (50, 'p0', '1')";
 const COPY_ON_WRITE: &str = "TBLPROPERTIES (delta.enableDeletionVectors = false)";
 
@@ -359,6 +383,85 @@ const MEETINGS: &[Meeting] = &[
         come: &[r#"[2,"p2","old2"]"#],
         commits: 2,
         again: None,
+    },
+    Meeting {
+        first: "OPTIMIZE t; DELETE FROM t WHERE id = 2",
+        second: second("row-was-moved-and-deleted", APPEND_2_TO_ROW_2),
+        gone: &[TWO_OLD],
+        come: &[],
+        commits: 2,
+        again: None,
+    },
+    Meeting {
+        first: "OPTIMIZE t; DELETE FROM t WHERE id = 1",
+        second: second("row-was-moved", APPEND_2_TO_ROW_2),
+        gone: &[ONE_OLD, TWO_OLD],
+        come: &[r#"[2,"p2","old2"]"#],
+        commits: 3,
+        again: None,
+    },
+    Meeting {
+        first: "DELETE FROM t WHERE id = 1; DELETE FROM t WHERE id = 3",
+        second: second("different-rows-twice", APPEND_2_TO_ROW_2),
+        gone: &[ONE_OLD, TWO_OLD, THREE_OLD],
+        come: &[r#"[2,"p2","old2"]"#],
+        commits: 3,
+        again: Some(false),
+    },
+    Meeting {
+        first: "DELETE FROM t WHERE id = 1; DELETE FROM t WHERE id = 2",
+        second: second("same-row-the-second-time", APPEND_2_TO_ROW_2),
+        gone: &[ONE_OLD, TWO_OLD],
+        come: &[],
+        commits: 2,
+        again: None,
+    },
+    // version 1 has neither the deletion of row 5 nor rows 21 and 22
+    Meeting {
+        first: "RESTORE TABLE t TO VERSION AS OF 1",
+        second: second("file-was-restored", APPEND_2_TO_ROW_2),
+        gone: &[TWO_OLD, LAST_TWO_OLD[0], LAST_TWO_OLD[1]],
+        come: &[r#"[2,"p2","old2"]"#, FIVE_OLD],
+        commits: 2,
+        again: Some(true),
+    },
+    Meeting {
+        first: "RESTORE TABLE t TO VERSION AS OF 1",
+        second: second("key-was-restored", UPSERT_2_AT_5),
+        gone: &LAST_TWO_OLD,
+        come: &[r#"[5,"p2","old2"]"#],
+        commits: 2,
+        again: Some(true),
+    },
+    Meeting {
+        first: "RESTORE TABLE t TO VERSION AS OF 2",
+        second: second("row-went-with-a-restore", "DELETE FROM t WHERE id = 21"),
+        gone: &LAST_TWO_OLD,
+        come: &[],
+        commits: 1,
+        again: None,
+    },
+    Meeting {
+        first: "RESTORE TABLE t TO VERSION AS OF 1",
+        second: second(
+            "insert-beside-a-restore",
+            "INSERT INTO t VALUES (50, 'p0', '2')",
+        ),
+        gone: &LAST_TWO_OLD,
+        come: &[r#"[50,"p0","2"]"#, FIVE_OLD],
+        commits: 2,
+        again: Some(false),
+    },
+    Meeting {
+        first: "DELETE FROM t WHERE id = 21; RESTORE TABLE t TO VERSION AS OF 3",
+        second: second(
+            "row-went-and-came-back",
+            "UPDATE t SET v = v || '2' WHERE id = 21",
+        ),
+        gone: &[LAST_TWO_OLD[0]],
+        come: &[r#"[21,"p1","old2"]"#],
+        commits: 3,
+        again: Some(true),
     },
 ];
 
