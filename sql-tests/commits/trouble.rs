@@ -1,5 +1,5 @@
 //! One operation of a statement goes wrong, each in turn: it is refused, loses its answer, is sent twice, or has to wait while
-//! another writer commits.
+//! another writer commits; or the commit is not allowed.
 //!
 //! - An error says that nothing was written, and a success that everything was: nothing in between, and no error about a commit
 //!   that has come about.
@@ -18,7 +18,7 @@ use super::files;
 use super::stage::{Healthy, Stage, check_named, soon, spawn, table};
 use super::statements::{APPEND, STATEMENTS, Statement};
 use crate::RUNTIME;
-use crate::faults::store::{Fault, Kind, Operations, Process, Trouble};
+use crate::faults::store::{Fault, Kind, Operations, Trouble};
 use crate::tables::execute;
 
 /// Set to `all`, everything is tried at every operation of every statement.
@@ -50,9 +50,9 @@ async fn check_statement(statement: &'static Statement) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Every trouble of every put, and of every read one or all.
+/// Every trouble of every put, and of every read one or all; and a commit that is denied.
 fn faults(healthy: Operations, is_thorough: bool) -> Vec<Fault> {
-    let mut faults = Vec::new();
+    let mut faults = vec![Fault::CommitDenied];
     for kind in [Kind::Put, Kind::Get, Kind::List] {
         for number in 1..=healthy.of(kind) {
             let troubles = match kind {
@@ -104,12 +104,20 @@ async fn check_alone(stage: &Stage, healthy: &Healthy, fault: Fault) -> Result<(
     match stage.run(&session).await {
         Ok(()) => check_named(&table).await?,
         Err(error) => {
-            check_clear(&error, "no answer")?;
+            let reason = match fault {
+                Fault::CommitDenied => "denied",
+                _ => "no answer",
+            };
+            check_clear(&error, reason)?;
             let version = files::version(&table)?;
             if version != healthy.before.version {
                 return Err(format!("it has failed, and yet committed {version}: {error}").into());
             }
-            check_tidy(&process, &table, &there).await?;
+            // which may have come about for all that the statement knows
+            let is_in_doubt = process.has_tried_to_commit() && fault != Fault::CommitDenied;
+            if !is_in_doubt {
+                check_tidy(&table, &there).await?;
+            }
             process.arm(Fault::None);
             let again = stage.run(&session).await;
             again.map_err(|error| format!("the next time it fails, too: {error}"))?;
@@ -118,16 +126,8 @@ async fn check_alone(stage: &Stage, healthy: &Healthy, fault: Fault) -> Result<(
     healthy.after.check(&stage.read(copy.path()).await?)
 }
 
-/// Makes sure that the files of rows are those that were there, soon; unless a commit was tried, which may have come about for all
-/// that the statement knows.
-async fn check_tidy(
-    process: &Process,
-    table: &Path,
-    there: &BTreeSet<String>,
-) -> Result<(), Failed> {
-    if process.has_tried_to_commit() {
-        return Ok(());
-    }
+/// Makes sure that the files of rows are those that were there, soon.
+async fn check_tidy(table: &Path, there: &BTreeSet<String>) -> Result<(), Failed> {
     soon(|| {
         let now = files::of_rows(table)?;
         if &now == there {

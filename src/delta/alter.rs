@@ -126,6 +126,6 @@ pub(crate) async fn commit_metadata(
             after_commit(&table, version).await;
             Ok(())
         }
-        CommitOutcome::Conflict(conflict) => Err(conflict),
+        CommitOutcome::Conflict(error) | CommitOutcome::Failed(error) => Err(error),
     }
 }

@@ -3,25 +3,23 @@
 //! A commit is attempted at the version after its base. When that version is taken, the winners are read ([`super::conflict`]):
 //! unrelated ones are stepped over, those that have marked other rows of the same files are joined ([`super::reconcile`]), and
 //! the rest end the attempt with [`CommitOutcome::Conflict`], whereupon the caller plans its statement again. Data files are
-//! written before, so an aborted commit leaves only files that no log names.
+//! written before, so an aborted commit leaves only files that no log names. They may go when it is certain that the commit has not
+//! come about and never will ([`CommitOutcome::Failed`]); after any other error nobody knows, and they stay.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use chrono::Utc;
-use deltalake::kernel::transaction::TransactionError;
-use deltalake::logstore::CommitOrBytes;
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::actions::{Action, Add, CommitInfo, format_commit, parse_commit};
+use super::actions::{Action, Add, CommitInfo, format_commit};
 use super::cleanup::remove_expired_changes;
 use super::conflict::{conflict_error, find_conflict, info};
 use super::deletion_vector;
-use super::log::commit_path;
+use super::put_commit::{Failure, is_commit_of, put_commit, read_commit};
 use super::reconcile::{TouchedRows, reconcile};
 use super::row_tracking;
 use super::snapshot::Snapshot;
@@ -107,17 +105,23 @@ pub(crate) enum CommitOutcome {
     Committed(i64),
     /// Another writer got in the way; the error says who.
     Conflict(Error),
+    /// There is no such commit, and there will not be one.
+    Failed(Error),
 }
 
 impl Transaction {
     /// Commits.
     ///
     /// # Errors
-    /// When the store fails; a lost race is an outcome, not an error.
+    /// When the store fails in such a way that the commit may have come about.
     pub(crate) async fn commit(mut self) -> Result<CommitOutcome> {
         let ours = self.vectors();
         let mut joined = Vec::new();
-        let outcome = self.run(&mut joined).await;
+        let outcome = match self.run(&mut joined).await {
+            Ok(outcome) => Ok(outcome),
+            Err(Failure::Certain(error)) => Ok(CommitOutcome::Failed(error)),
+            Err(Failure::InDoubt(error)) => Err(error),
+        };
         // of the vectors that were joined with other writers' only the last ones count
         match &outcome {
             Ok(CommitOutcome::Committed(_)) if !joined.is_empty() => {
@@ -127,7 +131,7 @@ impl Transaction {
                 let unnamed = unnamed.filter(|path| !named.contains(path));
                 remove_all(self.table.store().as_ref(), unnamed).await;
             }
-            Ok(CommitOutcome::Conflict(_)) | Err(Error::Conflict { .. }) => {
+            Ok(CommitOutcome::Conflict(_) | CommitOutcome::Failed(_)) => {
                 remove_all(self.table.store().as_ref(), joined).await;
             }
             // a commit whose answer is lost may have come about
@@ -136,35 +140,39 @@ impl Transaction {
         outcome
     }
 
-    async fn run(&mut self, joined: &mut Vec<Path>) -> Result<CommitOutcome> {
+    async fn run(&mut self, joined: &mut Vec<Path>) -> Result<CommitOutcome, Failure> {
         let id = Uuid::new_v4();
         let mut version = self.base.as_ref().map_or(0, |base| base.version() + 1);
-        let mut follows = self.predecessor().await?;
+        let mut follows = self.predecessor().await.map_err(Failure::Certain)?;
         for _ in 0..MAX_ATTEMPTS {
             let info = self.commit_info(id, follows.timestamp);
-            if self.try_write(version, &info, &follows, id).await? {
+            let commit = self.commit_bytes(version, &info, &follows);
+            let commit = commit.map_err(Failure::Certain)?;
+            if put_commit(&self.table, version, commit, id).await? {
                 return Ok(CommitOutcome::Committed(version));
             }
-            let winner = self.read_winner(version).await?;
-            if winner_id(&winner) == Some(&id.to_string()) {
+            let winner = read_commit(&self.table, version).await;
+            let winner = winner.map_err(Failure::InDoubt)?;
+            if is_commit_of(&winner, id) {
                 // our write got through although its answer was lost
                 return Ok(CommitOutcome::Committed(version));
             }
             if let Some(conflict) = find_conflict(self, version, &winner) {
                 return Ok(CommitOutcome::Conflict(conflict));
             }
-            if let Some(detail) = reconcile(self, &winner, joined).await? {
+            let reconciled = reconcile(self, &winner, joined).await;
+            if let Some(detail) = reconciled.map_err(Failure::Certain)? {
                 let conflict = conflict_error(version, &winner, detail);
                 return Ok(CommitOutcome::Conflict(conflict));
             }
             follows.step_over(&winner);
             version += 1;
         }
-        Err(Error::Conflict {
+        Err(Failure::Certain(Error::Conflict {
             version: version - 1,
             operation: "other writers".into(),
             detail: format!("{MAX_ATTEMPTS} commits were faster"),
-        })
+        }))
     }
 
     /// The files of deletion vectors that our actions name.
@@ -180,14 +188,13 @@ impl Transaction {
         located.collect()
     }
 
-    /// Writes version `version`; `false` when it exists already.
-    async fn try_write(
+    /// What is written as version `version`.
+    fn commit_bytes(
         &self,
         version: i64,
         info: &CommitInfo,
         follows: &Predecessor,
-        id: Uuid,
-    ) -> Result<bool> {
+    ) -> Result<Vec<u8>> {
         let mut actions = vec![Action::CommitInfo(info.clone())];
         actions.extend(
             self.actions
@@ -198,44 +205,7 @@ impl Transaction {
         if let Some(highest) = follows.highest_row_id {
             row_tracking::assign(&mut actions, highest, version)?;
         }
-        let bytes = format_commit(&actions)?;
-        let log_store = self.table.log_store();
-        // S3 may lack conditional puts; its log store renames a temporary file instead
-        let staged = if ["DefaultLogStore", "LakeFSLogStore"].contains(&log_store.name().as_str()) {
-            CommitOrBytes::LogBytes(bytes.into())
-        } else {
-            let path = Path::from(format!("_delta_log/_commit_{id}.json.tmp"));
-            self.table.store().put(&path, bytes.into()).await?;
-            CommitOrBytes::TmpCommit(path)
-        };
-        let next = u64::try_from(version).map_err(Error::internal)?;
-        match log_store.write_commit_entry(next, staged.clone(), id).await {
-            Ok(()) => Ok(true),
-            Err(TransactionError::VersionAlreadyExists(_)) => {
-                let _ = log_store.abort_commit_entry(next, staged, id).await;
-                Ok(false)
-            }
-            Err(error) => {
-                // the write may have landed and only its answer been lost: the log knows
-                if matches!(self.read_winner(version).await, Ok(winner) if winner_id(&winner) == Some(&id.to_string()))
-                {
-                    return Ok(true);
-                }
-                let _ = log_store.abort_commit_entry(next, staged, id).await;
-                Err(deltalake::DeltaTableError::from(error).into())
-            }
-        }
-    }
-
-    async fn read_winner(&self, version: i64) -> Result<Vec<Action>> {
-        let bytes = self
-            .table
-            .store()
-            .get(&commit_path(version))
-            .await?
-            .bytes()
-            .await?;
-        parse_commit(self.table.name(), version, &bytes)
+        format_commit(&actions)
     }
 
     async fn predecessor(&self) -> Result<Predecessor> {
@@ -388,8 +358,4 @@ impl Predecessor {
             *highest = theirs.max(*highest);
         }
     }
-}
-
-fn winner_id(winner: &[Action]) -> Option<&String> {
-    info(winner)?.txn_id.as_ref()
 }

@@ -131,7 +131,7 @@ impl Garbage {
         let table = self.base.table().clone();
         match record(&self.base, self.start()).await? {
             CommitOutcome::Committed(_) => {}
-            CommitOutcome::Conflict(conflict) => return Err(conflict),
+            CommitOutcome::Conflict(error) | CommitOutcome::Failed(error) => return Err(error),
         }
         let (deleted, failure) = delete_all(&table, &self.files).await;
         let status = if failure.is_some() {
@@ -205,6 +205,7 @@ async fn record_end(table: &DeltaTable, end: Operation) -> Result<i64> {
             CommitOutcome::Committed(version) => return Ok(version),
             CommitOutcome::Conflict(conflict) if attempts == MAX_ATTEMPTS => return Err(conflict),
             CommitOutcome::Conflict(_) => attempts += 1,
+            CommitOutcome::Failed(error) => return Err(error),
         }
     }
 }

@@ -495,13 +495,11 @@ impl Run {
         // a commit whose answer is lost may have come about: the files that it names must stay
         let named = files.keep();
         let committed = transaction.commit().await;
-        if matches!(
-            committed,
-            Ok(CommitOutcome::Conflict(_)) | Err(Error::Conflict { .. })
-        ) {
-            files.extend(named);
-        } else {
-            files.extend(unneeded.iter().filter_map(change_file));
+        match &committed {
+            Ok(CommitOutcome::Conflict(_) | CommitOutcome::Failed(_)) => files.extend(named),
+            Ok(CommitOutcome::Committed(_)) | Err(_) => {
+                files.extend(unneeded.iter().filter_map(change_file));
+            }
         }
         Ok(match committed? {
             CommitOutcome::Committed(version) => Attempt::Done(Outcome {
@@ -509,6 +507,7 @@ impl Run {
                 ..outcome
             }),
             CommitOutcome::Conflict(conflict) => Attempt::Lost(conflict),
+            CommitOutcome::Failed(error) => return Err(error),
         })
     }
 

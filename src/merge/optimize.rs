@@ -122,12 +122,11 @@ impl Optimize {
                 remove_all(self.table.store().as_ref(), paths).await;
                 Ok(Attempt::Lost(conflict))
             }
-            Err(error) => {
-                if matches!(error, Error::Conflict { .. }) {
-                    remove_all(self.table.store().as_ref(), paths).await;
-                }
+            Ok(CommitOutcome::Failed(error)) => {
+                remove_all(self.table.store().as_ref(), paths).await;
                 Err(error)
             }
+            Err(error) => Err(error),
         }
     }
 

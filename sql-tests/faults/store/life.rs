@@ -21,6 +21,8 @@ pub(crate) enum Fault {
     StoppedBefore(usize),
     /// It stops before its first commit, until it is told to go on.
     StoppedBeforeCommit,
+    /// It may not write its first commit, and is told so.
+    CommitDenied,
     /// This write is done, but its answer and those of so many operations after it are lost; then the store is back.
     Outage {
         /// The write.
@@ -104,6 +106,7 @@ pub(super) enum Fate {
     WorksLate,
     Waits,
     Fails,
+    Denied,
 }
 
 impl Process {
@@ -197,6 +200,7 @@ impl Process {
                 let _ = operation.await;
             }
             Fate::Fails => {}
+            Fate::Denied => return Err(denied()),
         }
         Err(no_answer())
     }
@@ -232,6 +236,7 @@ impl Fault {
             Self::KilledBefore(number) if done.all == number => Fate::Fails,
             Self::StoppedBefore(number) if done.all == number => Fate::Waits,
             Self::StoppedBeforeCommit if is_commit => Fate::Waits,
+            Self::CommitDenied if is_commit => Fate::Denied,
             Self::KilledBeforeWrite(number) if write == Some(number) => Fate::Fails,
             Self::KilledAfterWrite(number) if write == Some(number) => Fate::WorksUnanswered,
             Self::Outage { write: number, .. } if write == Some(number) => Fate::WorksUnanswered,
@@ -314,6 +319,14 @@ pub(super) fn no_answer() -> Error {
     Error::Generic {
         store: "fault",
         source: "no answer".into(),
+    }
+}
+
+/// What a client hears that may not write.
+fn denied() -> Error {
+    Error::PermissionDenied {
+        path: "_delta_log".into(),
+        source: "denied".into(),
     }
 }
 
