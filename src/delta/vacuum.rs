@@ -9,12 +9,14 @@
 //! A version can be read as long as it, or the version after it, is younger than the retention: its files are active, or commits that
 //! are younger have removed them. The checkpoints' tombstones are not asked for: what a commit has removed that is gone from the log
 //! belonged to versions that cannot be read without it either. Files that a writer is about to name are young. Data is deleted by
-//! the age of the file, change data too (delta-spark's rule), but none that a young commit names.
+//! the age of the file, change data too (delta-spark's rule), but none that a young commit names. So are files that a process has left
+//! half-written on a local disk when it was killed ([`unfinished`]).
 //!
 //! Two commits without actions tell others what has happened, `VACUUM START` before the first file goes and `VACUUM END`.
 
 mod in_use;
 mod listing;
+mod unfinished;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use object_store::{ObjectMeta, ObjectStore};
 
 use self::in_use::FilesInUse;
 use self::listing::{Listing, list};
+use self::unfinished::{delete_unfinished, is_unfinished};
 use super::features::check_writable;
 use super::snapshot::Snapshot;
 use super::table::DeltaTable;
@@ -180,8 +183,14 @@ async fn delete_all(
         .iter()
         .map(|file| (file.location.clone(), file.size))
         .collect();
-    let paths: Vec<_> = files.iter().map(|file| Ok(file.location.clone())).collect();
-    let mut answers = table.store().delete_stream(stream::iter(paths).boxed());
+    let paths = files.iter().map(|file| file.location.clone());
+    let (unfinished, finished): (Vec<Path>, Vec<Path>) =
+        paths.partition(|path| is_unfinished(table, path));
+    let finished = stream::iter(finished).map(Ok).boxed();
+    let store = table.store();
+    let mut answers = store
+        .delete_stream(finished)
+        .chain(delete_unfinished(table, unfinished));
     let (mut deleted, mut failure) = (Vacuumed::default(), None);
     while let Some(answer) = answers.next().await {
         match answer {

@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore};
 
+use super::unfinished::list_unfinished;
 use crate::delta::snapshot::Snapshot;
 use crate::error::Result;
 
@@ -27,7 +28,7 @@ pub(super) async fn list(snapshot: &Snapshot, horizon: i64) -> Result<Listing> {
     let mut listing = Listing::default();
     let mut folders: HashSet<String> = HashSet::from([String::new()]);
     let mut tables: HashSet<String> = HashSet::new();
-    let mut found = store.list(None);
+    let mut found = store.list(None).chain(list_unfinished(snapshot.table()));
     while let Some(file) = found.try_next().await? {
         let path = file.location.as_ref();
         tables.extend(table_of(path).map(str::to_owned));
