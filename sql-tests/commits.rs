@@ -9,6 +9,7 @@
 //!  cancels.rs      commits::cancels::…    whoever waits for the statement gives up
 //!  meetings.rs     commits::meetings::…   another statement commits just before this one        (restore.rs)
 //!  writers.rs      commits::writers::…    eight sessions, and an exact account of every row    (ledger.rs)
+//!  vacuum.rs       commits::vacuum::…     files come back that are about to be deleted            (restore.rs)
 //!  process.rs      commits::killed-process
 //! ```
 //!
@@ -27,6 +28,7 @@ mod restore;
 mod stage;
 mod statements;
 mod trouble;
+mod vacuum;
 mod writers;
 
 use libtest_mimic::Trial;
@@ -38,6 +40,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(kills::trials());
     trials.extend(cancels::trials());
     trials.extend(meetings::trials());
+    trials.push(vacuum::trial());
     trials.push(process::trial());
     trials
 }

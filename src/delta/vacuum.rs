@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!  listing of the folder ── older than the retention, not hidden ──┐
-//!  the newest version, read after that ── its files and vectors ───┼──> what nobody needs ── START, delete, END
-//!  commits younger than the retention ── all that they name ───────┘
+//!  the newest version, read after that ── its files and vectors ───┼──> what nobody needs ── START ──┐
+//!  commits younger than the retention ── all that they name ───────┘                                 ├──> delete ── END
+//!  commits since that version, a RESTORE perhaps ── all that they name, read right after START ──────┘
 //! ```
 //!
 //! A version can be read as long as it, or the version after it, is younger than the retention: its files are active, or commits that
@@ -127,7 +128,7 @@ impl Garbage {
     /// # Errors
     /// When the metadata has changed since they were found, with which nothing is deleted, and when one cannot be deleted; the others
     /// are, and running the statement again goes on.
-    pub(crate) async fn delete(self) -> Result<Vacuumed> {
+    pub(crate) async fn delete(mut self) -> Result<Vacuumed> {
         if self.files.is_empty() {
             return Ok(Vacuumed::default());
         }
@@ -136,7 +137,14 @@ impl Garbage {
             CommitOutcome::Committed(_) => {}
             CommitOutcome::Conflict(error) | CommitOutcome::Failed(error) => return Err(error),
         }
-        let (deleted, failure) = delete_all(&table, &self.files).await;
+        let (deleted, failure) = match FilesInUse::since(&self.base).await {
+            Ok(since) => {
+                self.files.retain(|file| !since.contains(&file.location));
+                let (deleted, failure) = delete_all(&table, &self.files).await;
+                (deleted, failure.map(Error::from))
+            }
+            Err(error) => (Vacuumed::default(), Some(error)),
+        };
         let status = if failure.is_some() {
             "FAILED"
         } else {
@@ -147,7 +155,7 @@ impl Garbage {
         end.metric("numVacuumedDirectories", self.folders);
         let version = record_end(&table, end).await;
         if let Some(failure) = failure {
-            return Err(failure.into());
+            return Err(failure);
         }
         let version = version?;
         after_commit(&table, version).await;

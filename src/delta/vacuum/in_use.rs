@@ -6,7 +6,7 @@ use object_store::path::Path;
 
 use crate::delta::actions::{Action, DeletionVectorDescriptor, is_absolute};
 use crate::delta::deletion_vector;
-use crate::delta::log::{list_commits, read_commits};
+use crate::delta::log::{CommitFile, list_commits, read_commits};
 use crate::delta::snapshot::Snapshot;
 use crate::delta::table::DeltaTable;
 use crate::error::Result;
@@ -34,13 +34,15 @@ impl FilesInUse {
         let mut commits = list_commits(table, 0).await?;
         // milliseconds are cut off the times of commits
         commits.retain(|commit| commit.modified >= horizon.div_euclid(1000));
-        for some in commits.chunks(COMMITS) {
-            for commit in read_commits(snapshot, some).await? {
-                for action in &commit.actions {
-                    in_use.add_named(table, action)?;
-                }
-            }
-        }
+        in_use.add_commits(snapshot, &commits).await?;
+        Ok(in_use)
+    }
+
+    /// The files that commits after the version name.
+    pub(super) async fn since(snapshot: &Snapshot) -> Result<Self> {
+        let commits = list_commits(snapshot.table(), snapshot.version() + 1).await?;
+        let mut in_use = Self::default();
+        in_use.add_commits(snapshot, &commits).await?;
         Ok(in_use)
     }
 
@@ -50,6 +52,17 @@ impl FilesInUse {
             || path
                 .filename()
                 .is_some_and(|name| self.names.contains(name))
+    }
+
+    async fn add_commits(&mut self, snapshot: &Snapshot, commits: &[CommitFile]) -> Result<()> {
+        for some in commits.chunks(COMMITS) {
+            for commit in read_commits(snapshot, some).await? {
+                for action in &commit.actions {
+                    self.add_named(snapshot.table(), action)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn add_named(&mut self, table: &DeltaTable, action: &Action) -> Result<()> {
