@@ -12,6 +12,7 @@
 //!   operations that took effect are lost, and the process goes on.
 //! - That the feeds are equal says that no change was applied twice, and none in two halves.
 
+pub(crate) mod host;
 mod place;
 mod process;
 mod scenarios;
@@ -22,7 +23,6 @@ use std::path::Path;
 use crate::patience;
 use libtest_mimic::{Failed, Trial};
 
-pub(crate) use self::place::copy_files;
 use self::place::{Healthy, Place};
 use self::scenarios::{SCENARIOS, Scenario};
 use self::store::{Fault, Operations};
@@ -114,9 +114,9 @@ fn samples(all: usize, wanted: usize) -> impl Iterator<Item = usize> {
 
 impl Place {
     async fn check_fault(&self, fault: Fault, healthy: &Healthy) -> Result<(), Failed> {
-        let copy = self.copy()?;
+        let copy = self.host.copy()?;
         let is_done = self.run_with(copy.path(), fault).await?;
-        self.start(copy.path())?;
+        self.host.start(copy.path())?;
         let session = self.open().await?;
         let next = self.sync(&session).await?;
         if is_done && next.rows != Counts::default() {
@@ -131,7 +131,7 @@ impl Place {
 
     /// Runs the sync in a process to which `fault` happens; whether it is done.
     async fn run_with(&self, folder: &Path, fault: Fault) -> Result<bool, Failed> {
-        let process = self.start(folder)?;
+        let process = self.host.start(folder)?;
         let session = self.open().await?;
         process.arm(fault);
         let mut outcome = self.sync(&session).await;
@@ -149,13 +149,13 @@ impl Place {
 
     /// Runs the sync in a process that stops in the middle, while another does all of it.
     async fn check_overtaken(&self, stop: Fault, healthy: &Healthy) -> Result<(), Failed> {
-        let copy = self.copy()?;
-        let process = self.start(copy.path())?;
+        let copy = self.host.copy()?;
+        let process = self.host.start(copy.path())?;
         let session = self.open().await?;
         process.arm(stop);
         let overtake = async {
             process.wait_for_stop().await;
-            self.start(copy.path())?;
+            self.host.start(copy.path())?;
             let report = self.sync(&self.open().await?).await;
             process.go_on();
             report

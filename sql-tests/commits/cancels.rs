@@ -72,8 +72,8 @@ fn stops(healthy: Operations, is_thorough: bool) -> Vec<Fault> {
 }
 
 async fn check_stop(stage: &Stage, healthy: &Healthy, fault: Fault) -> Result<(), Failed> {
-    let copy = stage.copy()?;
-    let process = stage.start(copy.path())?;
+    let copy = stage.host.copy()?;
+    let process = stage.host.start(copy.path())?;
     let session = stage.open().await?;
     process.arm(fault);
     let statement = spawn(stage.run(&session), &process);
@@ -102,8 +102,8 @@ async fn check_stop(stage: &Stage, healthy: &Healthy, fault: Fault) -> Result<()
 
 /// How long the statement takes.
 async fn time_of(stage: &Stage) -> Result<Duration, Failed> {
-    let copy = stage.copy()?;
-    stage.start(copy.path())?;
+    let copy = stage.host.copy()?;
+    stage.host.start(copy.path())?;
     let session = stage.open().await?;
     let started = Instant::now();
     stage.run(&session).await?;
@@ -112,8 +112,8 @@ async fn time_of(stage: &Stage) -> Result<Duration, Failed> {
 
 /// A put may have been on its way, so that files may be left.
 async fn check_timeout(stage: &Stage, healthy: &Healthy, limit: Duration) -> Result<(), Failed> {
-    let copy = stage.copy()?;
-    stage.start(copy.path())?;
+    let copy = stage.host.copy()?;
+    stage.host.start(copy.path())?;
     let session = stage.open().await?;
     let mut statement = tokio::spawn(stage.run(&session));
     let ended = tokio::time::timeout(limit, &mut statement).await;

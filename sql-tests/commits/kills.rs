@@ -41,8 +41,8 @@ fn kills(healthy: Operations, is_thorough: bool) -> Vec<Fault> {
 }
 
 async fn check_kill(stage: &Stage, healthy: &Healthy, fault: Fault) -> Result<(), Failed> {
-    let copy = stage.copy()?;
-    let process = stage.start(copy.path())?;
+    let copy = stage.host.copy()?;
+    let process = stage.host.start(copy.path())?;
     let session = stage.open().await?;
     process.arm(fault);
     let outcome = stage.run(&session).await;

@@ -58,7 +58,7 @@ struct Met {
 
 /// Runs `first` when the statement of the stage has done everything but its commit.
 async fn meet(stage: &Stage, copy: &TempDir, first: &str) -> Result<Met, Failed> {
-    let process = stage.start(copy.path())?;
+    let process = stage.host.start(copy.path())?;
     let session = stage.open().await?;
     process.arm(Fault::StoppedBeforeCommit);
     let second = spawn(stage.run(&session), &process);
@@ -81,7 +81,7 @@ async fn meet(stage: &Stage, copy: &TempDir, first: &str) -> Result<Met, Failed>
 
 /// What the first writer does, one statement after the other.
 async fn meanwhile(stage: &Stage, copy: &TempDir, script: &str) -> Result<(), Failed> {
-    stage.start(copy.path())?;
+    stage.host.start(copy.path())?;
     let session = stage.open().await?;
     for sql in script.split(';').map(str::trim) {
         match sql.strip_prefix(RESTORE) {
@@ -95,7 +95,7 @@ async fn meanwhile(stage: &Stage, copy: &TempDir, script: &str) -> Result<(), Fa
 /// Makes sure that a statement whose rows are those of an overtaken version writes none of them.
 async fn check_refused(second: &'static Statement) -> Result<(), Failed> {
     let stage = Stage::set_up(second, "meetings").await?;
-    let copy = stage.copy()?;
+    let copy = stage.host.copy()?;
     let mut expected = stage.read(copy.path()).await?.rows;
     let met = meet(&stage, &copy, INSERT_1_AT_50).await?;
     let message = met.second.err().map(|error| error.to_string());
@@ -118,7 +118,7 @@ async fn check_refused(second: &'static Statement) -> Result<(), Failed> {
 impl Meeting {
     async fn check(&'static self) -> Result<(), Failed> {
         let stage = Stage::set_up(&self.second, "meetings").await?;
-        let copy = stage.copy()?;
+        let copy = stage.host.copy()?;
         let before = stage.read(copy.path()).await?;
         let met = meet(&stage, &copy, self.first).await?;
         met.second?;

@@ -10,13 +10,12 @@ use datafusion::error::DataFusionError;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::FutureExt;
 use libtest_mimic::Failed;
-use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::files;
 use super::statements::{APPENDED, FILL, Statement};
 use crate::canonical::{self, CHANGE_TYPE};
-use crate::faults::copy_files;
+use crate::faults::host::Host;
 use crate::faults::store::{Fault, Operations, Process};
 use crate::run_statement;
 use crate::tables::{Change, check_same, execute, net, rows_of};
@@ -27,8 +26,7 @@ const TIDY_TIME: Duration = Duration::from_secs(2);
 /// A host that is a trial's own, and the table before the statement.
 pub(super) struct Stage {
     pub statement: &'static Statement,
-    host: String,
-    state: TempDir,
+    pub host: Host,
 }
 
 /// A run without a fault.
@@ -56,15 +54,13 @@ impl Stage {
     ) -> Result<Self, Failed> {
         let stage = Self {
             statement,
-            host: format!("{}-{suffix}", statement.name),
-            state: TempDir::new()?,
+            host: Host::new(format!("{}-{suffix}", statement.name))?,
         };
-        stage.start(stage.state.path())?;
         let session = SessionBuilder::new().build()?;
         let create = format!(
-            "CREATE TABLE t (id BIGINT, p STRING, v STRING) {} LOCATION '{}'",
+            "CREATE TABLE t (id BIGINT, p STRING, v STRING) {} LOCATION '{}/t'",
             statement.table,
-            stage.url()
+            stage.host.url()
         );
         execute(&session, &create).await?;
         for sql in FILL {
@@ -73,30 +69,10 @@ impl Stage {
         Ok(stage)
     }
 
-    fn url(&self) -> String {
-        format!("fault://{}/t", self.host)
-    }
-
-    /// A copy of the host's folder before the statement.
-    pub(super) fn copy(&self) -> Result<TempDir, Failed> {
-        let copy = TempDir::new()?;
-        copy_files(self.state.path(), copy.path())?;
-        Ok(copy)
-    }
-
-    /// Begins a process on the host, whose files are in `folder` now.
-    pub(super) fn start(&self, folder: &Path) -> Result<Arc<Process>, Failed> {
-        Ok(Process::start(&self.host, folder)?)
-    }
-
     /// A session of the host's process that knows the table.
     pub(super) async fn open(&self) -> Result<SessionContext, Failed> {
         let config = SessionConfig::new().with_target_partitions(self.statement.partitions);
-        let session = SessionBuilder::new().with_config(config).build()?;
-        let url = self.url();
-        let sql = format!("CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION '{url}'");
-        execute(&session, &sql).await?;
-        Ok(session)
+        self.host.open(config, &["t"]).await
     }
 
     /// Runs the statement.
@@ -110,9 +86,9 @@ impl Stage {
 
     /// Runs it as it should be.
     pub(super) async fn run_healthy(&self) -> Result<Healthy, Failed> {
-        let copy = self.copy()?;
+        let copy = self.host.copy()?;
         let before = self.read(copy.path()).await?;
-        let process = self.start(copy.path())?;
+        let process = self.host.start(copy.path())?;
         let session = self.open().await?;
         process.arm(Fault::None);
         self.run(&session).await?;
@@ -131,7 +107,7 @@ impl Stage {
 
     /// What a new process on the host finds in the table; the changes must add up to the rows.
     pub(super) async fn read(&self, folder: &Path) -> Result<Content, Failed> {
-        self.start(folder)?;
+        self.host.start(folder)?;
         let session = self.open().await?;
         let rows = rows_of(&session, "t").await?;
         let feed = self.changes(&session).await?;

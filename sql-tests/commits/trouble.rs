@@ -95,10 +95,10 @@ async fn check_fault(stage: &Stage, healthy: &Healthy, fault: Fault) -> Result<(
 
 /// Nobody else writes.
 async fn check_alone(stage: &Stage, healthy: &Healthy, fault: Fault) -> Result<(), Failed> {
-    let copy = stage.copy()?;
+    let copy = stage.host.copy()?;
     let table = table(copy.path());
     let there = files::of_rows(&table)?;
-    let process = stage.start(copy.path())?;
+    let process = stage.host.start(copy.path())?;
     let session = stage.open().await?;
     process.arm(fault);
     match stage.run(&session).await {
@@ -141,9 +141,9 @@ async fn check_tidy(table: &Path, there: &BTreeSet<String>) -> Result<(), Failed
 
 /// Another process appends a row while the statement waits.
 async fn check_overtaken(stage: &Stage, healthy: &Healthy, fault: Fault) -> Result<(), Failed> {
-    let copy = stage.copy()?;
+    let copy = stage.host.copy()?;
     let table = table(copy.path());
-    let process = stage.start(copy.path())?;
+    let process = stage.host.start(copy.path())?;
     let session = stage.open().await?;
     process.arm(fault);
     let slow = spawn(stage.run(&session), &process);
@@ -165,7 +165,7 @@ async fn check_overtaken(stage: &Stage, healthy: &Healthy, fault: Fault) -> Resu
 }
 
 async fn append(stage: &Stage, folder: &Path) -> Result<(), Failed> {
-    stage.start(folder)?;
+    stage.host.start(folder)?;
     execute(&stage.open().await?, APPEND).await.map(drop)
 }
 

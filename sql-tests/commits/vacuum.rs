@@ -31,8 +31,8 @@ pub(super) fn trial() -> Trial {
 /// All that the table needs once it is optimized is one file; version 1 needs another, and two more are needed by nobody.
 async fn check_restored() -> Result<(), Failed> {
     let stage = Stage::set_up(&VACUUM, "restored").await?;
-    let copy = stage.copy()?;
-    let process = stage.start(copy.path())?;
+    let copy = stage.host.copy()?;
+    let process = stage.host.start(copy.path())?;
     let session = stage.open().await?;
     execute(&session, "OPTIMIZE t").await?;
     let expected = rows(&session, "SELECT * FROM t VERSION AS OF 1").await?;
@@ -48,7 +48,7 @@ async fn check_restored() -> Result<(), Failed> {
     if !is_stopped {
         return Err("there was nothing to delete".into());
     }
-    stage.start(copy.path())?;
+    stage.host.start(copy.path())?;
     let found = rows_of(&stage.open().await?, "t").await?;
     check_same("the table", &expected, &found)?;
     let left = files::of_rows(&table(copy.path()))?;

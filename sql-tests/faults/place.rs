@@ -1,23 +1,18 @@
 //! Hosts on which scenarios are played: sessions on them, and copies of the state they begin with.
 
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
-
 use alluvial::sql::SessionBuilder;
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::{SessionConfig, SessionContext};
 use libtest_mimic::Failed;
-use tempfile::TempDir;
 
+use super::host::Host;
 use super::scenarios::Scenario;
-use super::store::{Fault, Operations, Process};
+use super::store::{Fault, Operations};
 use crate::tables::{Change, Report, check_same, execute, feed, net, rows_of, sync};
 
 /// A host that is a scenario's own, and the state before its sync.
 pub(super) struct Place {
     scenario: &'static Scenario,
-    host: String,
-    state: TempDir,
+    pub host: Host,
 }
 
 /// A run without a fault.
@@ -32,12 +27,10 @@ impl Place {
     pub(super) async fn set_up(scenario: &'static Scenario, suffix: &str) -> Result<Self, Failed> {
         let place = Self {
             scenario,
-            host: format!("{}{suffix}", scenario.name),
-            state: TempDir::new()?,
+            host: Host::new(format!("{}{suffix}", scenario.name))?,
         };
-        place.start(place.state.path())?;
         let mut session = SessionBuilder::new().build()?;
-        let url = place.url();
+        let url = place.host.url();
         for sql in scenario.set_up {
             execute(&session, &sql.replace("${TABLES}", &url)).await?;
             if sql.contains("ADD COLUMN") {
@@ -48,32 +41,10 @@ impl Place {
         Ok(place)
     }
 
-    fn url(&self) -> String {
-        format!("fault://{}", self.host)
-    }
-
-    /// A copy of the state before the sync.
-    pub(super) fn copy(&self) -> Result<TempDir, Failed> {
-        let copy = TempDir::new()?;
-        copy_files(self.state.path(), copy.path())?;
-        Ok(copy)
-    }
-
-    /// Begins a process on the host, whose files are in `folder` now.
-    pub(super) fn start(&self, folder: &Path) -> Result<Arc<Process>, Failed> {
-        Ok(Process::start(&self.host, folder)?)
-    }
-
     /// A session of the host's process that knows both tables.
     pub(super) async fn open(&self) -> Result<SessionContext, Failed> {
-        let session = SessionBuilder::new().build()?;
-        for table in ["source", "target"] {
-            let location = format!("{}/{table}", self.url());
-            let sql =
-                format!("CREATE EXTERNAL TABLE {table} STORED AS DELTA LOCATION '{location}'");
-            execute(&session, &sql).await?;
-        }
-        Ok(session)
+        let tables = ["source", "target"];
+        self.host.open(SessionConfig::new(), &tables).await
     }
 
     /// Runs the sync.
@@ -83,8 +54,8 @@ impl Place {
 
     /// Runs it as it should be.
     pub(super) async fn run_healthy(&self) -> Result<Healthy, Failed> {
-        let copy = self.copy()?;
-        let process = self.start(copy.path())?;
+        let copy = self.host.copy()?;
+        let process = self.host.start(copy.path())?;
         let session = self.open().await?;
         process.arm(Fault::None);
         let report = self.sync(&session).await?;
@@ -110,19 +81,4 @@ impl Place {
         check_same("the change feed of the target", &healthy.feed, &feed)?;
         check_same("the sum of its changes", &rows, &net(&feed)?)
     }
-}
-
-/// Copies a folder with all that is in it.
-pub(crate) fn copy_files(from: &Path, to: &Path) -> Result<(), Failed> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let (path, copy) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_type()?.is_dir() {
-            copy_files(&path, &copy)?;
-        } else {
-            fs::copy(&path, &copy)?;
-        }
-    }
-    Ok(())
 }
