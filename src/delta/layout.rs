@@ -83,6 +83,12 @@ impl TableLayout {
         &self.computed
     }
 
+    /// Whether the column at `index` is computed anew when a row is updated that does not assign it.
+    pub(crate) fn is_recomputed(&self, index: usize) -> bool {
+        let mut computed = self.computed.iter();
+        computed.any(|(column, how)| *column == index && how.is_recomputed())
+    }
+
     /// The physical field of every logical column, in order; nested names are physical, too.
     pub(crate) fn physical(&self) -> &[FieldRef] {
         &self.physical

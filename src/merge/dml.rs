@@ -141,10 +141,6 @@ fn delete_rows(selected: LogicalPlan, schema: &Schema, images: bool) -> Result<L
 /// new values in the order of the table's columns.
 fn update_rows(selected: LogicalPlan, layout: &TableLayout) -> Result<(LogicalPlan, Vec<usize>)> {
     let schema = layout.schema();
-    let is_recomputed = |index: usize| {
-        let mut computed = layout.computed().iter();
-        computed.any(|(column, computed)| *column == index && computed.is_recomputed())
-    };
     let LogicalPlan::Projection(projection) = selected else {
         return Err(Error::internal("UPDATE without a projection"));
     };
@@ -158,7 +154,7 @@ fn update_rows(selected: LogicalPlan, layout: &TableLayout) -> Result<(LogicalPl
     for (index, (field, value)) in schema.fields().iter().zip(projection.expr).enumerate() {
         let mut value = value.unalias();
         if value == old(field) {
-            if is_recomputed(index) {
+            if layout.is_recomputed(index) {
                 // the writer computes what is NULL
                 value = lit(ScalarValue::Null);
             }
@@ -309,14 +305,13 @@ impl RowChangeSink {
         let Some(base) = &plan.base else {
             return Ok(rows);
         };
-        let (columns, properties) = (base.layout().schema(), base.properties());
-        let is_key = |index: &usize| {
-            let name = columns.field(*index).name();
-            properties.primary_key.contains(name)
-        };
-        let mut computed = base.layout().computed().iter();
-        let recomputes = computed.any(|(index, how)| how.is_recomputed() && is_key(index));
-        let writes_keys = recomputes || self.assigned.iter().any(is_key);
+        let (layout, properties) = (base.layout(), base.properties());
+        let columns = layout.schema();
+        let is_written =
+            |index: usize| layout.is_recomputed(index) || self.assigned.contains(&index);
+        let writes_keys = columns.fields().iter().enumerate().any(|(index, field)| {
+            properties.primary_key.contains(field.name()) && is_written(index)
+        });
         if self.kind != DmlKind::Update || !writes_keys || !checks_keys(base)? {
             return Ok(rows);
         }

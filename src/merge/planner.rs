@@ -296,23 +296,19 @@ impl MergeStatement {
         snapshot: &Snapshot,
         clauses: &Clauses,
     ) -> Result<(Arc<dyn ExecutionPlan>, Option<KeyCheck>)> {
-        let columns = snapshot.layout().schema();
+        let layout = snapshot.layout();
+        let columns = layout.schema();
         let keys = &snapshot.properties().primary_key;
         let positions: Vec<usize> = keys
             .iter()
             .filter_map(|key| columns.index_of(key).ok())
             .collect();
         let values = |index: usize| clauses.values_of(index);
-        let computed = snapshot.layout().computed();
-        let is_recomputed = |index: usize| {
-            let mut computed = computed.iter();
-            computed.any(|(column, how)| *column == index && how.is_recomputed())
-        };
         // an insertion that leaves the key out writes its default value
         let is_given = |index: usize| {
             clauses.iter().all(|(_, clause)| match &clause.action {
                 ClauseAction::Insert(values) => values.iter().any(|(column, _)| *column == index),
-                ClauseAction::Update(_) => !is_recomputed(index),
+                ClauseAction::Update(_) => !layout.is_recomputed(index),
                 ClauseAction::Delete => true,
             })
         };

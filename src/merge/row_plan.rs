@@ -265,7 +265,7 @@ impl RowPlanner<'_> {
     fn new_value(&self, index: usize) -> Result<Expr> {
         let data_type = self.schema().field(index).data_type().clone();
         // a column that every update assigns need not be read: rows that are deleted or kept have no use for new values
-        let is_recomputed = self.is_recomputed(index);
+        let is_recomputed = self.layout.is_recomputed(index);
         let is_kept = !is_recomputed
             && self.clauses.iter().any(|(_, clause)| match &clause.action {
                 ClauseAction::Update(values) => values.iter().all(|(column, _)| *column != index),
@@ -311,19 +311,15 @@ impl RowPlanner<'_> {
         Ok(default.unwrap_or_else(|| lit(ScalarValue::Null)))
     }
 
-    /// Whether an update that does not assign the column has it computed again.
-    fn is_recomputed(&self, index: usize) -> bool {
-        let mut computed = self.layout.computed().iter();
-        computed.any(|(column, computed)| *column == index && computed.is_recomputed())
-    }
-
     /// The columns that decide whether an update changes anything: a row that it leaves identical is not touched.
     ///
     /// Only where the change feed needs the old values anyway. Elsewhere nobody sees such an update, and reading the columns that
     /// it assigns would cost a sparse MERGE more than everything else it does.
     fn compared(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.width()).filter(|index| {
-            self.format.has_old_values() && self.is_assigned(*index) && !self.is_recomputed(*index)
+            self.format.has_old_values()
+                && self.is_assigned(*index)
+                && !self.layout.is_recomputed(*index)
         })
     }
 
