@@ -6,7 +6,7 @@
 //! are opened or sorted, see [`LogStatistics`].
 
 use std::any::Any;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::{self, Formatter};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -124,6 +124,51 @@ pub(crate) fn files_opened(plan: &Arc<dyn ExecutionPlan>, location: &Url) -> usi
     let below = plan.children().into_iter();
     let below: usize = below.map(|child| files_opened(child, location)).sum();
     below + scan.map_or(0, |source| lock(&source.opened).len())
+}
+
+/// What planning has left of a table's version to be scanned.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct FilesLeft {
+    pub files: u64,
+    pub bytes: u64,
+    /// Absent where a file does not say.
+    pub rows: Option<usize>,
+}
+
+/// What the scans of a version of the table at `location` have left in a plan.
+pub(crate) fn files_left(plan: &Arc<dyn ExecutionPlan>, location: &Url) -> FilesLeft {
+    let mut files = HashMap::new();
+    collect_files(plan, location, &mut files);
+    FilesLeft {
+        files: files.len() as u64,
+        bytes: files.values().map(|(bytes, _)| bytes).sum(),
+        rows: files.values().map(|(_, rows)| *rows).sum(),
+    }
+}
+
+/// The files, each once, with their bytes and rows.
+fn collect_files(
+    plan: &Arc<dyn ExecutionPlan>,
+    location: &Url,
+    files: &mut HashMap<Path, (u64, Option<usize>)>,
+) {
+    let config = plan
+        .downcast_ref::<DataSourceExec>()
+        .and_then(|scan| scan.data_source().downcast_ref::<DeltaSource>())
+        .filter(|source| source.read.location == *location && source.read.version.is_some())
+        .and_then(DeltaSource::config);
+    let groups = config.into_iter().flat_map(|config| &config.file_groups);
+    for file in groups.flat_map(FileGroup::files) {
+        let rows = file
+            .statistics
+            .as_ref()
+            .and_then(|statistics| statistics.num_rows.get_value().copied());
+        let (meta, size) = (&file.object_meta, file.object_meta.size);
+        files.insert(meta.location.clone(), (size, rows));
+    }
+    for child in plan.children() {
+        collect_files(child, location, files);
+    }
 }
 
 fn lock(opened: &Mutex<HashSet<Path>>) -> MutexGuard<'_, HashSet<Path>> {

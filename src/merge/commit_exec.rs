@@ -31,7 +31,7 @@ use futures::{StreamExt, stream};
 use object_store::path::Path;
 use roaring::RoaringTreemap;
 
-use super::estimate::Estimate;
+use super::estimate::{Estimate, MergeOutline};
 use super::gather_exec::GatherExec;
 use super::key_check::KeyCheck;
 use super::key_collect::source_rows;
@@ -79,8 +79,8 @@ pub(crate) struct CommitPlan {
     pub prelude: Vec<Action>,
     pub operation: Operation,
     pub reads: ReadSet,
-    /// What the statement is expected to do, where anything is known of that.
-    pub estimate: Option<Estimate>,
+    /// What is known of a MERGE.
+    pub outline: Option<MergeOutline>,
     pub session: Arc<SessionState>,
 }
 
@@ -270,10 +270,18 @@ impl DisplayAs for CommitExec {
                     f,
                     "CommitExec: table={table}, operation={operation}, version={version}, {strategy}"
                 )?;
-                match &self.plan.estimate {
-                    Some(estimate) => write!(f, ", {estimate}"),
-                    None => Ok(()),
+                if let Some(outline) = &self.plan.outline {
+                    write!(f, ", join={}", outline.join)?;
                 }
+                if self.plan.outline.is_some() || !self.plan.scanned.is_empty() {
+                    write!(f, ", files={}", self.plan.scanned.len())?;
+                }
+                if let Some(MergeOutline { keys, .. }) = &self.plan.outline
+                    && !keys.is_empty()
+                {
+                    write!(f, ", pruned_by=[{}]", keys.join(", "))?;
+                }
+                write!(f, "{}", Estimate::of(&self.plan, &self.input))
             }
             None => write!(
                 f,

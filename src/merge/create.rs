@@ -65,7 +65,7 @@ pub(crate) fn plan_create(
         scanned: Arc::default(),
         operation,
         reads: ReadSet::Table,
-        estimate: None,
+        outline: None,
         session,
     })
 }

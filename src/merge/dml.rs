@@ -377,7 +377,7 @@ impl RowChangeSink {
             prelude: vec![],
             operation: Operation::new(if update { "UPDATE" } else { "DELETE" }),
             reads,
-            estimate: None,
+            outline: None,
             session: Arc::clone(session),
         })
     }

@@ -86,7 +86,7 @@ pub(crate) fn plan_append(
         prelude: vec![],
         operation,
         reads: ReadSet::Table,
-        estimate: None,
+        outline: None,
         session,
     })
 }

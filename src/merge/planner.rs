@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use datafusion::common::stats::Precision;
 use datafusion::common::{DFSchemaRef, Statistics};
 use datafusion::execution::SessionState;
 use datafusion::execution::memory_pool::MemoryLimit;
@@ -17,7 +18,7 @@ use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
 use super::clause::{ClauseAction, ClauseKind, Clauses};
 use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
-use super::estimate::Estimate;
+use super::estimate::MergeOutline;
 use super::insert::{checks_keys, own_version, schema_changed, write_target};
 use super::key_check::KeyCheck;
 use super::key_collect::{KeyColumn, KeyPruning};
@@ -171,16 +172,16 @@ impl MergeStatement {
         let shape = Shape::new(&clauses);
         let mut scan = DeltaScan::of_snapshot(&snapshot).await?;
         let scanned = snapshot.files().await?;
-        let mut estimate = self.estimate(&shape, &scanned);
+        let mut outline = self.outline(shape, &clauses);
         let anyway = self.wanted_by_source(&clauses, width);
         let mut columns = vec![];
         if shape.prunes_target() || anyway.is_some() {
             columns = self.key_columns(layout, format.has_row_ids());
         }
         let name = |key: &KeyColumn| layout.schema().field(key.target).name().clone();
-        estimate.keys = columns.iter().map(name).collect();
+        outline.keys = columns.iter().map(name).collect();
         let keys = Arc::new(KeyPruning::new(columns));
-        if !estimate.keys.is_empty() {
+        if !outline.keys.is_empty() {
             scan.runtime_pruning = Some(Arc::clone(&keys) as _);
             scan.wanted_anyway = anyway;
         }
@@ -230,7 +231,7 @@ impl MergeStatement {
             operation: Operation::new("MERGE")
                 .with_parameter("predicate", self.on.clone().unalias_nested().data),
             reads,
-            estimate: Some(estimate),
+            outline: Some(outline),
             session: Arc::clone(&self.session),
         };
         Ok((rows, plan))
@@ -259,14 +260,19 @@ impl MergeStatement {
         Ok(evolved.unwrap_or_else(|| (snapshot, vec![])))
     }
 
-    fn estimate(&self, shape: &Shape, files: &[Arc<Add>]) -> Estimate {
-        let rows = source_statistics(&self.source)
-            .and_then(|statistics| statistics.num_rows.get_value().copied());
-        Estimate {
-            rows: rows
-                .filter(|_| shape.prunes_target())
-                .and_then(|rows| u64::try_from(rows).ok()),
-            ..Estimate::of_files(shape.join_type(), files)
+    /// What is known before the target's keys are.
+    fn outline(&self, shape: Shape, clauses: &Clauses) -> MergeOutline {
+        let source_rows = match shape.has_source() {
+            true => source_statistics(&self.source)
+                .map_or(Precision::Absent, |statistics| statistics.num_rows),
+            false => Precision::Exact(0),
+        };
+        MergeOutline {
+            join: shape.join_type(),
+            keys: vec![],
+            source_rows,
+            by_source: !shape.prunes_target(),
+            marks_rows: clauses.marks_rows(),
         }
     }
 

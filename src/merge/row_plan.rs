@@ -73,7 +73,8 @@ impl Shape {
         !self.by_source
     }
 
-    fn has_source(self) -> bool {
+    /// Rows of the source are of interest.
+    pub(super) fn has_source(self) -> bool {
         self.join_type() != JoinType::RightAnti
     }
 
