@@ -65,6 +65,7 @@ KINDS = {
     # The identity that may be given is the key.
     "spark_identities": Kind(fixture="identities", feed=False, id="number", unique="key"),
     "spark_defaults": Kind(fixture="defaults"),
+    "row_ids": created("id BIGINT, name STRING", "TBLPROPERTIES ('delta.enableRowTracking' = 'true')", row_ids=True),
     "spark_row_ids": Kind(fixture="tracked_rows", feed=False, row_ids=True),
     "spark_row_ids_vectors": Kind(fixture="tracked_rows_vectors", feed=False, row_ids=True),
     "spark_rules": Kind(fixture="rules", feed=False, values={"name": NAME, "small": "CAST({id} % 90 + 1 AS INT)"}),

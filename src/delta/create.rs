@@ -17,6 +17,7 @@ use super::properties::{
     CONSTRAINT_PREFIX, ENABLE_CHANGE_DATA_FEED, ENABLE_DELETION_VECTORS, PRIMARY_KEY,
     TableProperties,
 };
+use super::row_tracking::name_columns;
 use super::snapshot::Snapshot;
 use super::table::DeltaTable;
 use crate::change::refuse_reserved_columns;
@@ -90,6 +91,7 @@ impl TableDefinition {
                 serde_json::to_string(&self.primary_key)?,
             );
         }
+        name_columns(&mut configuration);
         let metadata = Metadata {
             id: id.unwrap_or_else(|| Uuid::new_v4().to_string()),
             name: None,
@@ -297,6 +299,20 @@ mod tests {
                 .collect(),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn rows_with_ids_need_their_features_and_columns() {
+        let mut table = definition(&[("id", DataType::Int64)]);
+        let on = ("delta.enableRowTracking".to_owned(), "true".to_owned());
+        table.properties.extend([on]);
+        let (metadata, protocol) = table.actions("t", None).unwrap();
+        let features = protocol.writer_features.clone().unwrap();
+        for feature in ["domainMetadata", "rowTracking"] {
+            assert!(features.contains(&feature.to_owned()), "{features:?}");
+        }
+        let properties = TableProperties::new(&metadata, &protocol);
+        assert!(properties.assigns_row_ids && properties.row_tracking.is_some());
     }
 
     fn refused(definition: &TableDefinition, part: &str) {

@@ -10,6 +10,7 @@ use super::actions::{Metadata, Protocol};
 use super::computed::{Computed, computed_columns};
 use super::layout::TableLayout;
 use super::properties::{ENABLE_CHANGE_DATA_FEED, ENABLE_DELETION_VECTORS};
+use super::row_tracking::ENABLE_ROW_TRACKING;
 use crate::error::{Error, Result};
 
 const READABLE: [&str; 11] = [
@@ -215,6 +216,9 @@ pub(crate) fn protocol_for(schema: &StructType, metadata: &Metadata) -> Protocol
     }
     if on("delta.enableInCommitTimestamps") {
         writer.push("inCommitTimestamp");
+    }
+    if on(ENABLE_ROW_TRACKING) {
+        writer.extend(["domainMetadata", "rowTracking"]);
     }
     if metadata
         .configuration

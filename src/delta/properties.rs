@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::actions::{Metadata, Protocol};
-use super::row_tracking::RowTracking;
+use super::row_tracking::{ENABLE_ROW_TRACKING, RowTracking};
 use super::tracking::ChangeTracking;
 
 /// Switches the change data feed.
@@ -67,9 +67,8 @@ impl TableProperties {
                 .get("delta.isolationLevel")
                 .is_some_and(|level| level.eq_ignore_ascii_case("WriteSerializable")),
             assigns_row_ids: writes(protocol, "rowTracking"),
-            row_tracking: RowTracking::of(values).filter(|_| {
-                flag(values, "delta.enableRowTracking") && writes(protocol, "rowTracking")
-            }),
+            row_tracking: RowTracking::of(values)
+                .filter(|_| flag(values, ENABLE_ROW_TRACKING) && writes(protocol, "rowTracking")),
             in_commit_timestamps: flag(values, "delta.enableInCommitTimestamps")
                 && writes(protocol, "inCommitTimestamp"),
             in_commit_timestamp_since: number(values, "delta.inCommitTimestampEnablementVersion")

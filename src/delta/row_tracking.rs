@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::actions::{Action, Add, DomainMetadata};
+use super::properties::flag;
 use super::stats::num_records;
 use crate::error::{Error, Result};
 
@@ -20,6 +22,10 @@ pub(super) const PRESERVED: &str = "delta.rowTracking.preserved";
 /// The highest row id of a table that has none.
 pub(crate) const NO_ROW_ID: i64 = -1;
 
+/// Switches row ids.
+pub(crate) const ENABLE_ROW_TRACKING: &str = "delta.enableRowTracking";
+/// Prefix of the properties that writers keep.
+pub(crate) const ROW_TRACKING_PREFIX: &str = "delta.rowTracking.";
 const ROW_ID_COLUMN: &str = "delta.rowTracking.materializedRowIdColumnName";
 const COMMIT_VERSION_COLUMN: &str = "delta.rowTracking.materializedRowCommitVersionColumnName";
 
@@ -47,6 +53,22 @@ impl RowTracking {
     /// The column with the versions that changed the rows last.
     pub(crate) fn commit_version(&self) -> FieldRef {
         Arc::new(Field::new(&self.commit_version, DataType::Int64, true))
+    }
+}
+
+/// Names the columns of a table whose rows are to have ids; names that are there stay. No name of a table's own column is one of
+/// these.
+pub(crate) fn name_columns(values: &mut HashMap<String, String>) {
+    if !flag(values, ENABLE_ROW_TRACKING) {
+        return;
+    }
+    let columns = [
+        (ROW_ID_COLUMN, "_row-id-col"),
+        (COMMIT_VERSION_COLUMN, "_row-commit-version-col"),
+    ];
+    for (key, kind) in columns {
+        let column = values.entry(key.into());
+        column.or_insert_with(|| format!("{kind}-{}", Uuid::new_v4()));
     }
 }
 
@@ -122,6 +144,19 @@ mod tests {
             default_row_commit_version: base.map(|_| 1),
             ..Add::default()
         })
+    }
+
+    #[test]
+    fn columns_are_named_once_and_only_where_rows_have_ids() {
+        let mut values = HashMap::from([(ENABLE_ROW_TRACKING.to_owned(), "false".to_owned())]);
+        name_columns(&mut values);
+        assert_eq!(RowTracking::of(&values), None);
+        values.insert(ENABLE_ROW_TRACKING.into(), "TRUE".into());
+        name_columns(&mut values);
+        let named = RowTracking::of(&values).unwrap();
+        assert!(named.row_id.starts_with("_row-id-col-"), "{named:?}");
+        name_columns(&mut values);
+        assert_eq!(RowTracking::of(&values), Some(named));
     }
 
     #[test]

@@ -225,12 +225,12 @@ impl Transaction {
             highest_row_id: if properties.assigns_row_ids {
                 Some(base.highest_row_id().await?)
             } else {
-                None
+                self.gets_row_tracking().then_some(row_tracking::NO_ROW_ID)
             },
         })
     }
 
-    /// Whether the table that is being created is one with row ids.
+    /// Whether this commit makes the table one with row ids.
     fn gets_row_tracking(&self) -> bool {
         self.actions.iter().any(|action| match action {
             Action::Protocol(protocol) => {

@@ -18,6 +18,7 @@ use crate::delta::properties::{
     CONSTRAINT_PREFIX, ENABLE_CHANGE_DATA_FEED, PRIMARY_KEY, TOMBSTONE_RETENTION, change_data_feed,
     interval_micros,
 };
+use crate::delta::row_tracking::{ENABLE_ROW_TRACKING, ROW_TRACKING_PREFIX, name_columns};
 use crate::delta::snapshot::Snapshot;
 use crate::delta::tracking::{TRACKING_PREFIX, TrackingOptions, disable};
 use crate::delta::transaction::Operation;
@@ -25,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::sql::parser::TableChange;
 
 /// Properties that Delta knows and this build honours or leaves to others.
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 18] = [
     "delta.appendOnly",
     "delta.autoOptimize.autoCompact",
     "delta.autoOptimize.optimizeWrite",
@@ -40,16 +41,18 @@ const KNOWN: [&str; 17] = [
     "delta.enableDeletionVectors",
     "delta.enableExpiredLogCleanup",
     "delta.enableInCommitTimestamps",
+    ENABLE_ROW_TRACKING,
     "delta.isolationLevel",
     "delta.logRetentionDuration",
     "delta.targetFileSize",
 ];
 /// Those of them that are true or false.
-const FLAGS: [&str; 4] = [
+const FLAGS: [&str; 5] = [
     "delta.appendOnly",
     "delta.enableChangeDataFeed",
     "delta.enableDeletionVectors",
     "delta.enableInCommitTimestamps",
+    ENABLE_ROW_TRACKING,
 ];
 /// Those of them that are numbers.
 const NUMBERS: [&str; 3] = [
@@ -77,6 +80,9 @@ pub(crate) async fn alter_table(
     if let TableChange::SetDefault { column, expression } = &change {
         check_new_default(&snapshot, column, expression.as_deref(), &ctx.state())?;
     }
+    if let TableChange::SetProperties(properties) = &change {
+        refuse_row_tracking(&snapshot, properties).await?;
+    }
     let changed = match tracking_change(ctx, name, &snapshot, &change).await? {
         Some(changed) => changed,
         None => changed(&snapshot, change)?,
@@ -88,8 +94,31 @@ pub(crate) async fn alter_table(
     nothing(ctx)
 }
 
+/// Rows that are there have no ids, and nothing gives them any later.
+async fn refuse_row_tracking(
+    snapshot: &Snapshot,
+    properties: &HashMap<String, String>,
+) -> Result<()> {
+    let is_on = |value: &String| value.eq_ignore_ascii_case("true");
+    let wanted = properties.get(ENABLE_ROW_TRACKING).is_some_and(is_on);
+    if !wanted || snapshot.properties().row_tracking.is_some() || snapshot.files().await?.is_empty()
+    {
+        return Ok(());
+    }
+    let table = snapshot.table().name();
+    Err(Error::invalid(format!(
+        "row tracking of {table} cannot be switched on: the rows that are there have no ids, and this build does not number them; \
+         make a new table with CREATE TABLE … TBLPROPERTIES ('{ENABLE_ROW_TRACKING}' = 'true') AS SELECT * FROM {table}"
+    )))
+}
+
 /// Refuses a property that statements of its own keep.
 fn check_by_hand(key: &str) -> Result<()> {
+    if key.starts_with(ROW_TRACKING_PREFIX) {
+        return Err(Error::invalid(format!(
+            "the table property {key:?} is kept by whoever writes the table; switch row ids with {ENABLE_ROW_TRACKING:?}"
+        )));
+    }
     if key.starts_with(TRACKING_PREFIX) || key == PRIMARY_KEY {
         return Err(Error::invalid(format!(
             "the table property {key:?} is not set or unset by hand; use ALTER TABLE … ENABLE, SET or DISABLE CHANGE_TRACKING, or ADD PRIMARY KEY"
@@ -295,6 +324,7 @@ fn changed(snapshot: &Snapshot, change: TableChange) -> Result<Changed> {
             }
             let text = serde_json::to_string(&properties)?;
             metadata.configuration.extend(properties);
+            name_columns(&mut metadata.configuration);
             Operation::new("SET TBLPROPERTIES").with_parameter("properties", text)
         }
         TableChange::UnsetProperties { keys, if_exists } => {
