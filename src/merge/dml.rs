@@ -25,6 +25,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::commit_exec::{CommitExec, CommitPlan, Removal, Replan};
 use super::insert::{checks_keys, own_version, schema_changed, write_target};
 use super::key_check::KeyCheck;
+use super::provenance::dml_operation;
 use super::relation::{TargetRelation, address_schema};
 use super::row_format::{ACTION, FILE, ROW, ROW_ID, RowAction, RowFormat, new_name, old_name};
 use super::row_rules::RowRules;
@@ -79,9 +80,14 @@ pub(crate) fn rewrite_dml(
         DmlKind::Delete { images } => (delete_rows(selected, schema, images)?, vec![]),
         DmlKind::Update => update_rows(selected, layout)?,
     };
+    let operation = match kind {
+        DmlKind::Update => "UPDATE",
+        DmlKind::Delete { .. } => "DELETE",
+    };
     let sink = RowChangeSink {
         schema: Arc::clone(rows.schema().inner()),
         kind,
+        operation: dml_operation(operation, &statement.input)?,
         assigned,
         target,
         rows: Arc::new(rows.clone()),
@@ -289,6 +295,7 @@ impl TableProvider for DmlTarget {
 struct RowChangeSink {
     schema: SchemaRef,
     kind: DmlKind,
+    operation: Operation,
     /// The columns that an UPDATE assigns to.
     assigned: Vec<usize>,
     target: Arc<DmlTarget>,
@@ -375,7 +382,7 @@ impl RowChangeSink {
             removal: Removal::Marked,
             key_check: None,
             prelude: vec![],
-            operation: Operation::new(if update { "UPDATE" } else { "DELETE" }),
+            operation: self.operation.clone(),
             reads,
             outline: None,
             session: Arc::clone(session),

@@ -29,6 +29,7 @@ mod keys;
 mod optimize;
 mod outcome;
 mod planner;
+mod provenance;
 mod relation;
 mod rewrite;
 pub(crate) mod row_format;

@@ -23,6 +23,7 @@ use super::insert::{checks_keys, own_version, schema_changed, write_target};
 use super::key_check::KeyCheck;
 use super::key_collect::{KeyColumn, KeyPruning};
 use super::keys::KeyKind;
+use super::provenance::merge_operation;
 use super::relation::{SourceRelation, TargetRelation};
 use super::row_format::RowFormat;
 use super::row_plan::{RowPlanner, Shape};
@@ -39,7 +40,7 @@ use crate::delta::own_reads::OwnReads;
 use crate::delta::scan::DeltaScan;
 use crate::delta::scan_source::{scans_of, versions_read};
 use crate::delta::snapshot::Snapshot;
-use crate::delta::transaction::{Operation, ReadSet};
+use crate::delta::transaction::ReadSet;
 use crate::error::{Error, Result};
 
 /// How often a statement is planned again when a commit has come between its reads of the table.
@@ -228,8 +229,7 @@ impl MergeStatement {
             removal: Removal::Marked,
             key_check,
             prelude,
-            operation: Operation::new("MERGE")
-                .with_parameter("predicate", self.on.clone().unalias_nested().data),
+            operation: merge_operation(&self.on, &clauses, &self.schema)?,
             reads,
             outline: Some(outline),
             session: Arc::clone(&self.session),
