@@ -153,10 +153,15 @@ pub(crate) fn write_target(snapshot: &Snapshot, removes_rows: bool) -> Result<Wr
 /// # Errors
 /// [`Error::Invalid`] when a key column gets its values after the keys have been looked at.
 pub(super) fn checks_keys(snapshot: &Snapshot) -> Result<bool> {
+    Ok(snapshot.properties().tracking.is_some() && has_keys_to_check(snapshot)?)
+}
+
+/// Whether the table, tracked or not, takes the keys of its rows from statements.
+///
+/// # Errors
+/// [`Error::Invalid`] when a key column gets its values after the keys would have to be looked at.
+pub(crate) fn has_keys_to_check(snapshot: &Snapshot) -> Result<bool> {
     let (layout, properties) = (snapshot.layout(), snapshot.properties());
-    if properties.tracking.is_none() {
-        return Ok(false);
-    }
     let mut computed_keys = vec![];
     for (index, computed) in layout.computed() {
         let name = layout.schema().field(*index).name();
@@ -170,14 +175,17 @@ pub(super) fn checks_keys(snapshot: &Snapshot) -> Result<bool> {
             Computed::Generated(_) => computed_keys.push((name, "a generated column")),
         }
     }
-    match computed_keys.first() {
-        None => Ok(true),
-        Some((name, kind)) => Err(Error::invalid(format!(
-            "the key column {name:?} of {table} is {kind}, which a table with change tracking cannot have as a key: its rows cannot be told apart before they are written; \
-             declare another primary key, or switch tracking off with ALTER TABLE {table} DISABLE CHANGE_TRACKING",
-            table = snapshot.table().name()
-        ))),
-    }
+    let Some((name, kind)) = computed_keys.first() else {
+        return Ok(true);
+    };
+    let table = snapshot.table().name();
+    let fix = match properties.tracking {
+        Some(_) => format!("switch tracking off with ALTER TABLE {table} DISABLE CHANGE_TRACKING"),
+        None => "to track it, make it with a primary key whose values are given".into(),
+    };
+    Err(Error::invalid(format!(
+        "the key column {name:?} of {table} is {kind}, which a table with change tracking cannot have as a key: its rows cannot be told apart before they are written; {fix}"
+    )))
 }
 
 #[derive(Debug)]

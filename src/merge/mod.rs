@@ -44,7 +44,7 @@ mod zorder;
 pub(crate) use commit_exec::CommitExec;
 pub(crate) use create::plan_create;
 pub(crate) use dml::{DmlKind, rewrite_dml, session_state};
-pub(crate) use insert::{InsertMode, plan_append, plan_insert, plan_truncate};
+pub(crate) use insert::{InsertMode, has_keys_to_check, plan_append, plan_insert, plan_truncate};
 pub(crate) use key_check::key_text;
 pub(crate) use optimize::{Optimize, Optimized, Rewrite};
 pub(crate) use outcome::outcome_row;

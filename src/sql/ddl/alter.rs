@@ -23,6 +23,7 @@ use crate::delta::snapshot::Snapshot;
 use crate::delta::tracking::{TRACKING_PREFIX, TrackingOptions, disable};
 use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
+use crate::merge::has_keys_to_check;
 use crate::sql::parser::TableChange;
 
 /// Properties that Delta knows and this build honours or leaves to others.
@@ -186,7 +187,7 @@ async fn tracking_change(
     ))
 }
 
-/// Databricks' way: who switches the feed of a table with a primary key has it tracked.
+/// Databricks' way: who switches the feed of a table with a primary key has it tracked, if it can be.
 async fn feed_switched(
     ctx: &SessionContext,
     name: &TableReference,
@@ -198,7 +199,8 @@ async fn feed_switched(
         return Ok(None);
     };
     let known = snapshot.properties();
-    if on == known.tracking.is_some() || (on && known.primary_key.is_empty()) {
+    let can_be_tracked = !known.primary_key.is_empty() && has_keys_to_check(snapshot).is_ok();
+    if on == known.tracking.is_some() || (on && !can_be_tracked) {
         return Ok(None);
     }
     let (mut metadata, operation) = changed(snapshot, change.clone())?.unwrap_or_else(|| {

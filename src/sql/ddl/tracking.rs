@@ -19,7 +19,7 @@ use crate::delta::snapshot::Snapshot;
 use crate::delta::tracking::{TrackingOptions, enable, set_options};
 use crate::delta::transaction::Operation;
 use crate::error::{Error, Result};
-use crate::merge::key_text;
+use crate::merge::{has_keys_to_check, key_text};
 use crate::source::{DeltaTracking, TrackedTable};
 use crate::sql::catalog::{WarehouseCatalog, WarehouseSchema};
 use crate::sql::sync_session::lookup;
@@ -33,7 +33,7 @@ const MAX_ATTEMPTS: u32 = 10;
 /// Enables tracking in `metadata`, which is to be the table's, once its rows are known to have different keys.
 ///
 /// # Errors
-/// When the table has no primary key, or rows that share one.
+/// When the table has no primary key, rows that share one, or a key that is computed when rows are written.
 pub(super) async fn enable_tracking(
     ctx: &SessionContext,
     name: &TableReference,
@@ -54,6 +54,8 @@ pub(super) async fn enable_tracking(
             "the key column {key:?} of {name} has a name that CHANGETABLE needs for itself; change tracking needs another key"
         )));
     }
+    // every writer would be refused
+    has_keys_to_check(snapshot)?;
     check_keys(ctx, name, keys).await?;
     let defaults = match warehouse_of(ctx, name) {
         Some(warehouse) => warehouse.tracking_defaults()?,
