@@ -15,7 +15,7 @@ use super::features::protocol_for;
 use super::layout::TableLayout;
 use super::properties::{
     CONSTRAINT_PREFIX, ENABLE_CHANGE_DATA_FEED, ENABLE_DELETION_VECTORS, PRIMARY_KEY,
-    TableProperties,
+    TARGET_FILE_SIZE, TableProperties,
 };
 use super::row_tracking::name_columns;
 use super::snapshot::Snapshot;
@@ -272,7 +272,7 @@ fn is_inherited(key: &str) -> bool {
         ENABLE_CHANGE_DATA_FEED,
         ENABLE_DELETION_VECTORS,
         "delta.checkpointInterval",
-        "delta.targetFileSize",
+        TARGET_FILE_SIZE,
         "delta.dataSkippingNumIndexedCols",
         "delta.logRetentionDuration",
         "delta.deletedFileRetentionDuration",

@@ -14,6 +14,8 @@ pub(crate) const ENABLE_DELETION_VECTORS: &str = "delta.enableDeletionVectors";
 pub(crate) const PRIMARY_KEY: &str = "alluvial.primaryKey";
 /// How long a sync with SEQUENCE BY remembers the sequence of a deleted row, such as `interval 7 days`; ours.
 pub(crate) const TOMBSTONE_RETENTION: &str = "alluvial.tombstoneRetentionDuration";
+/// How large data files are to be, see [`byte_count`].
+pub(crate) const TARGET_FILE_SIZE: &str = "delta.targetFileSize";
 /// Prefix of CHECK constraints, followed by the constraint's name.
 pub(crate) const CONSTRAINT_PREFIX: &str = "delta.constraints.";
 
@@ -76,8 +78,9 @@ impl TableProperties {
             checkpoint_interval: number(values, "delta.checkpointInterval")
                 .filter(|n| *n > 0)
                 .unwrap_or(DEFAULT_CHECKPOINT_INTERVAL),
-            target_file_bytes: number(values, "delta.targetFileSize")
-                .filter(|n| *n > 0)
+            target_file_bytes: values
+                .get(TARGET_FILE_SIZE)
+                .and_then(|text| byte_count(text))
                 .unwrap_or(DEFAULT_TARGET_FILE_BYTES),
             indexed_columns: number(values, "delta.dataSkippingNumIndexedCols")
                 .unwrap_or(DEFAULT_INDEXED_COLUMNS),
@@ -124,6 +127,25 @@ pub(super) fn number<T: std::str::FromStr>(
     values.get(key)?.trim().parse().ok()
 }
 
+/// `104857600`, `100mb` or `1g`, as Delta writes sizes: units are powers of 1024. None is 0.
+pub(crate) fn byte_count(text: &str) -> Option<u64> {
+    let text = text.trim().to_lowercase();
+    let end = text.find(|character: char| !character.is_ascii_digit());
+    let (count, unit) = text.split_at(end.unwrap_or(text.len()));
+    let count: u64 = count.parse().ok()?;
+    let power = match unit {
+        "" | "b" => 0,
+        "k" | "kb" => 1,
+        "m" | "mb" => 2,
+        "g" | "gb" => 3,
+        "t" | "tb" => 4,
+        "p" | "pb" => 5,
+        _ => return None,
+    };
+    let bytes = count.checked_mul(1024_u64.pow(power));
+    bytes.filter(|bytes| *bytes > 0)
+}
+
 /// `interval 2 days`, as Delta writes durations.
 pub(crate) fn interval_micros(text: &str) -> Option<i64> {
     let mut words = text
@@ -166,6 +188,17 @@ fn constraints(values: &HashMap<String, String>) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_as_delta_writes_them() {
+        assert_eq!(byte_count("104857600"), Some(104_857_600));
+        assert_eq!(byte_count("100mb"), Some(104_857_600));
+        assert_eq!(byte_count(" 1G "), Some(1 << 30));
+        assert_eq!(byte_count("7b"), Some(7));
+        for wrong in ["", "0", "0kb", "mb", "1.5g", "-1", "1 mib", "99999999999p"] {
+            assert_eq!(byte_count(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn durations_as_delta_writes_them() {

@@ -15,8 +15,8 @@ use crate::delta::computed::set_default;
 use crate::delta::features::check_writable;
 use crate::delta::layout::TableLayout;
 use crate::delta::properties::{
-    CONSTRAINT_PREFIX, ENABLE_CHANGE_DATA_FEED, PRIMARY_KEY, TOMBSTONE_RETENTION, change_data_feed,
-    interval_micros,
+    CONSTRAINT_PREFIX, ENABLE_CHANGE_DATA_FEED, PRIMARY_KEY, TARGET_FILE_SIZE, TOMBSTONE_RETENTION,
+    byte_count, change_data_feed, interval_micros,
 };
 use crate::delta::row_tracking::{ENABLE_ROW_TRACKING, ROW_TRACKING_PREFIX, name_columns};
 use crate::delta::snapshot::Snapshot;
@@ -45,7 +45,7 @@ const KNOWN: [&str; 18] = [
     ENABLE_ROW_TRACKING,
     "delta.isolationLevel",
     "delta.logRetentionDuration",
-    "delta.targetFileSize",
+    TARGET_FILE_SIZE,
 ];
 /// Those of them that are true or false.
 const FLAGS: [&str; 5] = [
@@ -56,10 +56,9 @@ const FLAGS: [&str; 5] = [
     ENABLE_ROW_TRACKING,
 ];
 /// Those of them that are numbers.
-const NUMBERS: [&str; 3] = [
+const NUMBERS: [&str; 2] = [
     "delta.checkpointInterval",
     "delta.dataSkippingNumIndexedCols",
-    "delta.targetFileSize",
 ];
 
 /// Changes the table in one commit.
@@ -289,6 +288,11 @@ pub(super) fn check_properties(properties: &HashMap<String, String>) -> Result<(
         if key == TOMBSTONE_RETENTION && interval_micros(value).is_none() {
             return Err(Error::invalid(format!(
                 "the table property {key:?} is a duration such as 'interval 7 days', not {value:?}"
+            )));
+        }
+        if key == TARGET_FILE_SIZE && byte_count(value).is_none() {
+            return Err(Error::invalid(format!(
+                "the table property {key:?} is a number of bytes such as '104857600', '100mb' or '1g', not {value:?}"
             )));
         }
         let lowest = if key == "delta.dataSkippingNumIndexedCols" {
