@@ -126,6 +126,12 @@ fn parse_reorg(parser: &mut Parser<'_>) -> Result<Maintenance> {
 
 fn parse_vacuum(parser: &mut Parser<'_>) -> Result<Maintenance> {
     let table = named_table(parser, "VACUUM")?;
+    if parse_words(parser, &["VERSION"]) || parse_words(parser, &["TIMESTAMP"]) {
+        return Err(Error::invalid(format!(
+            "VACUUM {table} is about all versions: it deletes files that none needs which may still be read; say for how long that is with \
+             VACUUM {table} RETAIN 168 HOURS"
+        )));
+    }
     let (mut retention, mut dry_run) = (None, false);
     loop {
         if retention.is_none() && parse_words(parser, &["RETAIN"]) {
@@ -150,6 +156,16 @@ fn named_table(parser: &mut Parser<'_>, verb: &str) -> Result<TableReference> {
         let name = table_name(parser)?;
         return Err(Error::invalid(format!(
             "{verb} TABLE {name} is written {verb} {name}"
+        )));
+    }
+    let found = parser.peek_token().token;
+    if !matches!(found, Token::Word(_)) {
+        let found = match found {
+            Token::EOF | Token::SemiColon => "nothing follows".to_owned(),
+            other => format!("{other} was found"),
+        };
+        return Err(Error::invalid(format!(
+            "{verb}: the name of a table was expected, as in {verb} t, and {found}"
         )));
     }
     table_name(parser)
@@ -192,23 +208,26 @@ fn parse_columns(parser: &mut Parser<'_>) -> Result<Vec<String>> {
 /// `n HOURS`, in microseconds.
 fn parse_hours(parser: &mut Parser<'_>) -> Result<i64> {
     const MICROS_PER_HOUR: f64 = 3_600_000_000.0;
-    let text = literal(parser)?;
+    let found = parser.peek_token().token;
+    let text = literal(parser).map_err(|_| not_hours(&found.to_string()))?;
     let hours: Option<f64> = text.parse().ok();
     let hours = hours.filter(|hours| hours.is_finite() && *hours >= 0.0);
     let is_unit = parse_words(parser, &["HOURS"]) || parse_words(parser, &["HOUR"]);
     match hours.filter(|_| is_unit) {
         // a number too large for microseconds becomes the largest there is
         Some(hours) => Ok((hours * MICROS_PER_HOUR) as i64),
-        None => {
-            let unit = match parser.peek_token().token {
-                Token::Word(word) if !is_unit => word.value,
-                _ => "HOURS".to_owned(),
-            };
-            Err(Error::invalid(format!(
-                "RETAIN is a number of at least 0 and HOURS, as in RETAIN 168 HOURS, not {text} {unit}"
-            )))
-        }
+        None => match parser.peek_token().token {
+            _ if is_unit => Err(not_hours(&format!("{text} HOURS"))),
+            Token::Word(word) => Err(not_hours(&format!("{text} {}", word.value))),
+            _ => Err(not_hours(&text)),
+        },
     }
+}
+
+fn not_hours(found: &str) -> Error {
+    Error::invalid(format!(
+        "RETAIN is a number of at least 0 and HOURS, as in RETAIN 168 HOURS, not {found}"
+    ))
 }
 
 #[cfg(test)]
@@ -299,6 +318,11 @@ mod tests {
             "VACUUM t RETAIN 1 HOURS RETAIN 2 HOURS",
             "VACUUM: RETAIN was not expected",
         );
+        check_error("VACUUM t RETAIN 7", "RETAIN 168 HOURS, not 7");
+        check_error("VACUUM t RETAIN x HOURS", "RETAIN 168 HOURS, not x");
+        check_error("VACUUM", "as in VACUUM t, and nothing follows");
+        check_error("OPTIMIZE (a)", "as in OPTIMIZE t, and ( was found");
+        check_error("VACUUM t VERSION AS OF 1", "VACUUM t RETAIN 168 HOURS");
         check_error("VACUUM t LITE", "VACUUM: LITE was not expected here");
         assert_eq!(parsed("SELECT 1").unwrap(), None);
     }

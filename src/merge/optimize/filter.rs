@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, UInt64Array};
-use arrow::datatypes::UInt64Type;
+use arrow::datatypes::{DataType, UInt64Type};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::{DFSchema, ScalarValue, TableReference};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::expr_rewriter::unnormalize_col;
+use datafusion::logical_expr::{Expr, ExprSchemable};
 use datafusion::prelude::SessionContext;
 
 use crate::delta::actions::Add;
@@ -80,6 +80,14 @@ fn condition(
         };
         return Err(Error::invalid(format!(
             "WHERE {predicate}: OPTIMIZE and REORG choose whole partitions, {table} {known}, and {other:?} is another column; leave it out"
+        )));
+    }
+    let data_type = condition.get_type(&schema)?;
+    if ![DataType::Boolean, DataType::Null].contains(&data_type) {
+        let column = partition_columns.first().unwrap_or(&"column");
+        return Err(Error::invalid(format!(
+            "WHERE {predicate}: its type is {data_type}, and a condition, which is true or false, was expected; compare it with something, as in \
+             {column} = …"
         )));
     }
     Ok(unnormalize_col(condition))
