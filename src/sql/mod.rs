@@ -5,6 +5,7 @@
 //!    ├ ChangesRelationPlanner                table_changes(…), VERSION AS OF, changetable_changes(…), fn_cdc_get_all_changes(…)
 //!    ├ functions                             change_tracking_current_version(…), fn_cdc_get_max_lsn(…), …
 //!    ├ DmlRule                               UPDATE, DELETE of Delta tables
+//!    ├ ValuesRule                            sub-queries in VALUES
 //!    └ factories                             CREATE EXTERNAL TABLE … STORED AS DELTA, CHANGE_FILES, VERSIONED, SNAPSHOTS
 //!  SessionContextExt::alluvial_sql           the same and CREATE TABLE, ALTER TABLE, DESCRIBE HISTORY, SYNC, …
 //!  SessionBuilder                            a session on a warehouse folder, as the shell has it
@@ -43,6 +44,7 @@ mod sync_table;
 mod tracking;
 mod tracking_parser;
 mod types;
+mod values_rule;
 mod versioned_table;
 
 pub(crate) use crate::delta::unnamed_files::removed;

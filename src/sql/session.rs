@@ -23,6 +23,7 @@ use super::operators::OperatorPlanner;
 use super::relation_planner::{CHANGE_VERSIONS, ChangesRelationPlanner};
 use super::snapshots_table::{SNAPSHOTS, SnapshotsFactory};
 use super::tracking::{mask_functions, table_functions};
+use super::values_rule::ValuesRule;
 use super::versioned_table::{VERSIONED, VersionedFactory};
 use crate::merge::outcome_row;
 
@@ -84,6 +85,7 @@ impl SessionContextExt for SessionContext {
             .write()
             .register_expr_planner(Arc::new(OperatorPlanner))?;
         self.register_relation_planner(Arc::new(ChangesRelationPlanner::new(catalogs)))?;
+        self.add_analyzer_rule(Arc::new(ValuesRule));
         self.add_analyzer_rule(Arc::new(DmlRule));
         for function in Spelling::functions().chain([CHANGE_VERSIONS]) {
             self.register_udtf(function, Arc::new(ListedFunction(function)));
