@@ -63,11 +63,29 @@ pub(super) async fn evolve(
     let is_column = |name: &str| columns.index_of(name).is_ok() || of_source.index_of(name).is_ok();
     let written = merge.written(tokens, is_column);
     let wanted = Arc::new(wanted(&written, of_source, columns));
+    refuse_repeated(&wanted, of_source, columns)?;
     let target = match evolved(&snapshot, &wanted)? {
         Some((evolved, _)) => DeltaTableProvider::evolving(&evolved, wanted)?,
         None => DeltaTableProvider::evolving(&snapshot, wanted)?,
     };
     Ok((target, source))
+}
+
+/// A sub-query with two columns of one name has `name` and `name:1` for DataFusion, and the second would become a column.
+fn refuse_repeated(wanted: &Schema, source: &Schema, target: &Schema) -> Result<()> {
+    for field in wanted.fields() {
+        let repeated = field.name().rsplit_once(':').filter(|(name, number)| {
+            number.parse::<usize>().is_ok() && source.index_of(name).is_ok()
+        });
+        if let Some((name, _)) = repeated
+            && target.index_of(field.name()).is_err()
+        {
+            return Err(Error::invalid(format!(
+                "the source of the MERGE has the column {name:?} more than once; leave it out or give it another name in the SELECT: {name} AS other"
+            )));
+        }
+    }
+    Ok(())
 }
 
 async fn source_schema(ctx: &SessionContext, query: Vec<TokenWithSpan>) -> Result<DFSchemaRef> {
