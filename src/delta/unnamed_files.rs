@@ -2,6 +2,9 @@
 //!
 //! Whoever writes files does so through [`UnnamedFiles::store`], which remembers each path before its first byte is sent. When the
 //! statement fails, or its future is dropped, the files are removed in the background; [`removed`] waits for that.
+//!
+//! A request that makes a file cannot be taken back: a thread, or the store, goes on with it when nobody waits for it any more, and
+//! the file would come after the removal. Such requests are tasks of their own, and a removal waits for their end.
 
 use std::fmt::{self, Display, Formatter};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +19,7 @@ use object_store::{
     ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 use tokio::runtime::Handle;
+use tokio::sync::RwLock;
 
 /// How many statements of this process, or parts of them, have files that may still have to be removed.
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
@@ -52,7 +56,33 @@ pub(crate) async fn removed(limit: Duration) {
 pub(crate) struct UnnamedFiles {
     store: Arc<dyn ObjectStore>,
     paths: Arc<Mutex<Vec<Path>>>,
+    requests: Requests,
     alive: Option<Alive>,
+}
+
+/// The requests under way that make files.
+#[derive(Debug, Clone, Default)]
+struct Requests(Arc<RwLock<()>>);
+
+impl Requests {
+    /// Makes a request that goes on when nobody waits for it any more.
+    async fn run<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T> {
+        let under_way = Arc::clone(&self.0).read_owned().await;
+        let request = tokio::spawn(async move {
+            let answer = request.await;
+            drop(under_way);
+            answer
+        });
+        Ok(request.await?)
+    }
+
+    /// Waits until none is under way.
+    async fn end(&self) {
+        drop(self.0.write().await);
+    }
 }
 
 impl UnnamedFiles {
@@ -61,6 +91,7 @@ impl UnnamedFiles {
         Self {
             store,
             paths: Arc::default(),
+            requests: Requests::default(),
             alive: Some(Alive::new()),
         }
     }
@@ -70,6 +101,7 @@ impl UnnamedFiles {
         Arc::new(RememberingStore {
             inner: Arc::clone(&self.store),
             paths: Arc::clone(&self.paths),
+            requests: self.requests.clone(),
         })
     }
 
@@ -86,6 +118,7 @@ impl UnnamedFiles {
     /// Removes the files, as far as the store lets us.
     pub(crate) async fn remove(self) {
         let paths = self.keep();
+        self.requests.end().await;
         remove_all(self.store.as_ref(), paths).await;
     }
 }
@@ -97,7 +130,9 @@ impl Drop for UnnamedFiles {
             return;
         };
         let (store, alive) = (Arc::clone(&self.store), self.alive.take());
+        let requests = self.requests.clone();
         runtime.spawn(async move {
+            requests.end().await;
             remove_all(store.as_ref(), paths).await;
             drop(alive);
         });
@@ -119,6 +154,7 @@ fn lock(paths: &Mutex<Vec<Path>>) -> MutexGuard<'_, Vec<Path>> {
 struct RememberingStore {
     inner: Arc<dyn ObjectStore>,
     paths: Arc<Mutex<Vec<Path>>>,
+    requests: Requests,
 }
 
 impl Display for RememberingStore {
@@ -136,7 +172,9 @@ impl ObjectStore for RememberingStore {
         opts: PutOptions,
     ) -> Result<PutResult> {
         lock(&self.paths).push(location.clone());
-        self.inner.put_opts(location, payload, opts).await
+        let (inner, location) = (Arc::clone(&self.inner), location.clone());
+        let put = async move { inner.put_opts(&location, payload, opts).await };
+        self.requests.run(put).await?
     }
 
     async fn put_multipart_opts(
@@ -148,6 +186,7 @@ impl ObjectStore for RememberingStore {
         let upload = self.inner.put_multipart_opts(location, opts).await?;
         Ok(Box::new(Upload {
             inner: Some(upload),
+            requests: self.requests.clone(),
             alive: Some(Alive::new()),
         }))
     }
@@ -181,6 +220,7 @@ impl ObjectStore for RememberingStore {
 struct Upload {
     /// Absent once it is complete or aborted.
     inner: Option<Box<dyn MultipartUpload>>,
+    requests: Requests,
     alive: Option<Alive>,
 }
 
@@ -203,12 +243,16 @@ impl MultipartUpload for Upload {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let result = match &mut self.inner {
-            Some(inner) => inner.complete().await,
-            None => return Err(Self::ended()),
+        let Some(mut inner) = self.inner.take() else {
+            return Err(Self::ended());
         };
-        if result.is_ok() {
-            self.inner = None;
+        let complete = async move {
+            let result = inner.complete().await;
+            (inner, result)
+        };
+        let (inner, result) = self.requests.run(complete).await?;
+        if result.is_err() {
+            self.inner = Some(inner);
         }
         result
     }

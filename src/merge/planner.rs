@@ -32,7 +32,7 @@ use super::subquery::has_subquery;
 use super::write_exec::WriteSpec;
 use crate::change::without_dynamic_filters;
 use crate::delta::DeltaTable;
-use crate::delta::actions::{Action, Add};
+use crate::delta::actions::Action;
 use crate::delta::computed::refuse_assignments;
 use crate::delta::evolution::evolved;
 use crate::delta::layout::TableLayout;
