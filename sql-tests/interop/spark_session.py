@@ -45,7 +45,10 @@ def start(folder):
         "spark.databricks.delta.snapshotPartitions": "1",
         "spark.databricks.delta.retentionDurationCheck.enabled": "false",
         "spark.databricks.delta.vacuum.parallelDelete.enabled": "false",
-        "spark.driver.extraJavaOptions": "-Duser.timezone=UTC",
+        # Few rows are never worth compiling a query, nor compiling Java well.
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m",
     }
     builder = SparkSession.builder.master("local[2]").appName("fixtures")
     for name, value in settings.items():
