@@ -95,18 +95,18 @@ class Trial:
         if self.tried("is made", self.make) is None:
             return
         self.step("Alluvial has changed rows", self.ours, change(self.kind, 100))
-        self.step("Alluvial has arranged files", self.ours, arrange())
+        self.step("Alluvial has arranged files", self.ours, arrange(self.kind))
         self.tried("Spark has altered the table", self.alter)
         self.step("Spark has changed rows", self.theirs, change(self.kind, 200))
         # What is cleaned away are also the changes so far.
         self.first = None
-        self.step("Spark has arranged files", self.theirs, [*arrange(), *clean_by_spark()])
+        self.step("Spark has arranged files", self.theirs, [*arrange(self.kind), *clean_by_spark()])
         self.first = self.table.newest() + 1
         self.step("Alluvial has changed rows again", self.ours, change(self.kind, 300))
         self.check_refused("Alluvial", self.ours)
         self.check_refused("Spark", self.theirs)
         self.first = None
-        self.step("Alluvial has arranged files again", self.ours, [*arrange(), *clean_by_alluvial()])
+        self.step("Alluvial has arranged files again", self.ours, [*arrange(self.kind), *clean_by_alluvial()])
         print(f"          {self.name}: {time.monotonic() - self.began:.0f} s", flush=True)
 
     def tried(self, what, act):
