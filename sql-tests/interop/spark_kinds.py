@@ -7,7 +7,7 @@ NAME = "concat('n', CAST({id} AS STRING))"
 REGION = "CASE {id} % 4 WHEN 0 THEN 'a b' WHEN 1 THEN 'c/d=%' WHEN 2 THEN 'ü' END"
 ONE = "(SELECT CAST(101 AS BIGINT) AS k)"
 DAY = "CASE {id} % 3 WHEN 0 THEN DATE '2024-02-29' WHEN 1 THEN DATE '1969-12-31' END"
-MOMENT = "CASE {id} % 3 WHEN 0 THEN TIMESTAMP '2024-02-29 23:59:59.999' WHEN 1 THEN TIMESTAMP '1969-12-31 00:00:00' END"
+MOMENT = "CASE {id} % 3 WHEN 0 THEN TIMESTAMP '2024-02-29 23:59:59.999999' WHEN 1 THEN TIMESTAMP '1969-12-31 00:00:00' END"
 PRICE = "CAST({id} AS DECIMAL(12, 2)) / 4"
 RATIO = "CAST({id} AS DOUBLE) / 8"
 
@@ -37,6 +37,8 @@ class Kind:
     # Whether commits have times of their own, and what the table is clustered by.
     commit_times: bool = False
     clustered: list | None = None
+    # Whether Spark searches for values of each column.
+    is_searched: bool = False
     # Whether rows must stay as they are.
     is_append_only: bool = False
     # What comes first in each change, with the number `{n}`, and what only Spark does, between the changes of the two.
@@ -76,7 +78,7 @@ KINDS = {
         values={"name": NAME, "small": "CAST({id} AS SMALLINT)", "whole": "CAST(-{id} AS INT)", "ratio": RATIO, "price": PRICE,
                 "flag": "{id} % 2 = 0", "day": DAY, "moment": MOMENT, "instant": MOMENT, "tiny": "CAST({id} % 100 AS TINYINT)",
                 "single": f"CAST({RATIO} AS FLOAT)", "pair": "named_struct('a', {id}, 'b', 'text')"},
-        update={"price": "price + 1", "moment": "NULL", "flag": "NOT flag"}),
+        update={"price": "price + 1", "moment": "NULL", "flag": "NOT flag"}, is_searched=True),
     "constraints": created(
         "id BIGINT NOT NULL, name STRING NOT NULL, price DECIMAL(12, 2)", "",
         ["ALTER TABLE {t} ADD CONSTRAINT positive CHECK (price >= 0 AND id > 0)"],
@@ -92,7 +94,8 @@ KINDS = {
     "commit_times": created("id BIGINT, name STRING", "TBLPROPERTIES ('delta.enableInCommitTimestamps' = 'true')", commit_times=True),
     "commit_times_later": created(
         "id BIGINT, name STRING", "", ["INSERT INTO {t} VALUES (1, 'a'), (2, 'b')",
-                                       "ALTER TABLE {t} SET TBLPROPERTIES ('delta.enableInCommitTimestamps' = 'true')"]),
+                                       "ALTER TABLE {t} SET TBLPROPERTIES ('delta.enableInCommitTimestamps' = 'true')"],
+        commit_times=True),
     "checkpoints": created("id BIGINT, name STRING", "TBLPROPERTIES ('delta.checkpointInterval' = '2')"),
     "tracked_changes": created(
         "id BIGINT PRIMARY KEY, name STRING", "", ["ALTER TABLE {t} ENABLE CHANGE_TRACKING WITH (TRACK_COLUMNS_UPDATED = ON)"]),

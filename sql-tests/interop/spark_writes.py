@@ -105,6 +105,8 @@ class Trial:
         self.step("Alluvial has changed rows again", self.ours, change(self.kind, 300))
         self.check_refused("Alluvial", self.ours)
         self.check_refused("Spark", self.theirs)
+        if self.kind.is_searched:
+            self.tried("Spark searches", self.check_search)
         self.first = None
         self.step("Alluvial has arranged files again", self.ours, [*arrange(self.kind), *clean_by_alluvial()])
         print(f"          {self.name}: {time.monotonic() - self.began:.0f} s", flush=True)
@@ -229,6 +231,23 @@ class Trial:
     def check_clustering(self, what):
         columns = self.table.spark.sql(self.table.filled("DESCRIBE DETAIL {t}")).collect()[0]["clusteringColumns"]
         self.tell("same" if columns == self.kind.clustered else "DIFFERENT", f"{what}: is clustered by {columns}")
+
+    def check_search(self):
+        """Spark, which leaves out files by their statistics, must find the least and the greatest values and NULLs."""
+        frame = self.table.frame()
+        lines = []
+        for column, kind in frame.dtypes:
+            if kind.startswith("struct"):
+                continue
+            rows = frame.select(frame[column].alias("value"), frame[column].cast("string").alias("text")).collect()
+            counts = Counter(row.text for row in rows)
+            known = sorted((row.value, row.text) for row in rows if row.value is not None)
+            for text in {None, known[0][1], known[-1][1]}:
+                condition = f"{column} IS NULL" if text is None else f"{column} = CAST('{text}' AS {kind})"
+                found = frame.where(condition).count()
+                if found != counts[text]:
+                    lines.append(f"{found} and not {counts[text]} rows with {condition}")
+        self.tell("DIFFERENT" if lines else "same", "\n    ".join(["Spark finds the values of each column", *lines[:6]]))
 
     def check_refused(self, who, write):
         newest = self.table.newest()
