@@ -1,15 +1,18 @@
 //! Errors of a store that tell for certain that a write has had no effect, and will not have one.
 //!
 //! Most errors tell nothing of the kind: the answer of a write that was done may be lost, or the request still be on its way. These
-//! are answers to the request itself, by the store or by the operating system: it was understood and refused. A client may have sent
-//! it more than once, so that whoever must know looks whether the first one was done.
+//! are answers to the request itself, by the store or by the operating system: it was understood and refused. One that the client has
+//! sent more than once is not among them.
 
 use std::io;
 
 use object_store::Error;
 
-/// Whether the last attempt at a write was refused, rather than that nobody knows what has become of it.
+/// Whether a write was refused, rather than that nobody knows what has become of it.
 pub(super) fn never_happened(error: &Error) -> bool {
+    if was_repeated(error) {
+        return false;
+    }
     match error {
         Error::PermissionDenied { .. }
         | Error::Unauthenticated { .. }
@@ -21,6 +24,13 @@ pub(super) fn never_happened(error: &Error) -> bool {
         Error::Generic { source, .. } => is_refused_by_system(source.as_ref()),
         _ => false,
     }
+}
+
+/// Whether the client has sent the request more than once: what is refused is the last one, and the first may still be done. Only
+/// the text of its error tells.
+fn was_repeated(error: &Error) -> bool {
+    let text = error.to_string();
+    text.contains(", after ") && text.contains(" retries, max_retries: ")
 }
 
 /// Whether the operating system is behind an error, which refuses at once or does at once.
@@ -87,6 +97,14 @@ mod tests {
             false,
         );
         check(generic("no answer"), false);
+        let again = "Error performing PUT https://h/p in 1s, after 2 retries, max_retries: 10, retry_timeout: 180s  - 403";
+        check(
+            Error::PermissionDenied {
+                path: path(),
+                source: again.into(),
+            },
+            false,
+        );
         for (kind, expected) in [
             (ErrorKind::PermissionDenied, true),
             (ErrorKind::ReadOnlyFilesystem, true),

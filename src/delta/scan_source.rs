@@ -40,7 +40,9 @@ use futures::{TryStreamExt, stream};
 use object_store::path::Path;
 use url::Url;
 
+use super::actions::Add;
 use super::scan::{FilePruning, LogStatistics};
+use super::stats::live_records;
 
 /// So many files are shared evenly without being cut into pieces, for which DataFusion would copy their list twice.
 const MANY_FILES: usize = 10_000;
@@ -159,10 +161,8 @@ fn collect_files(
         .and_then(DeltaSource::config);
     let groups = config.into_iter().flat_map(|config| &config.file_groups);
     for file in groups.flat_map(FileGroup::files) {
-        let rows = file
-            .statistics
-            .as_ref()
-            .and_then(|statistics| statistics.num_rows.get_value().copied());
+        let rows = file.extension::<Add>().and_then(live_records);
+        let rows = rows.and_then(|rows| usize::try_from(rows).ok());
         let (meta, size) = (&file.object_meta, file.object_meta.size);
         files.insert(meta.location.clone(), (size, rows));
     }

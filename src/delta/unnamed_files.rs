@@ -246,15 +246,17 @@ impl MultipartUpload for Upload {
         let Some(mut inner) = self.inner.take() else {
             return Err(Self::ended());
         };
+        let alive = Alive::new();
         let complete = async move {
             let result = inner.complete().await;
-            (inner, result)
+            if result.is_err() {
+                // nobody may be there any more to do it
+                let _ = inner.abort().await;
+            }
+            drop(alive);
+            result
         };
-        let (inner, result) = self.requests.run(complete).await?;
-        if result.is_err() {
-            self.inner = Some(inner);
-        }
-        result
+        self.requests.run(complete).await?
     }
 
     async fn abort(&mut self) -> Result<()> {

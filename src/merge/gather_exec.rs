@@ -7,11 +7,11 @@
 //!  large batch   cut into ranges ── whoever is free takes the next one, so that each file has rows that stood together
 //! ```
 //!
-//! A partition that has ended waits for ranges until all have: the partitions must be executed side by side.
+//! A partition that has ended waits for ranges until all have ended, or failed: the partitions must be executed side by side.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Formatter};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -44,6 +44,8 @@ pub(crate) struct GatherExec {
 struct Execution {
     shared: Arc<Shared>,
     begun: usize,
+    /// Tells executions apart, of which one may have failed before all partitions had begun.
+    context: Weak<TaskContext>,
 }
 
 /// What the partitions of one execution hand to each other.
@@ -64,6 +66,29 @@ struct State {
     ranges: VecDeque<RecordBatch>,
     /// Partitions whose input has not ended.
     unfinished: usize,
+}
+
+/// A partition whose input has not ended; it has when this is dropped, as it is when the partition fails.
+#[derive(Debug)]
+struct Member {
+    shared: Arc<Shared>,
+    has_ended: bool,
+}
+
+impl Member {
+    /// Leaves these rows; to the last partition all of them are given.
+    fn end(mut self, rows: Vec<RecordBatch>) -> Vec<RecordBatch> {
+        self.has_ended = true;
+        self.shared.end(rows)
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            drop(self.shared.end(vec![]));
+        }
+    }
 }
 
 /// What a partition that has ended does next.
@@ -90,8 +115,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves these rows; to the last partition all of them are given.
-    fn finish(&self, rows: Vec<RecordBatch>) -> Vec<RecordBatch> {
+    fn end(&self, rows: Vec<RecordBatch>) -> Vec<RecordBatch> {
         let mut state = self.state();
         state.left.extend(rows);
         state.unfinished = state.unfinished.saturating_sub(1);
@@ -166,22 +190,28 @@ impl GatherExec {
             execution: Mutex::new(Execution {
                 shared: Shared::new(partitions),
                 begun: 0,
+                context: Weak::new(),
             }),
         }
     }
 
-    /// What a partition that begins shares with the others of its execution.
-    fn shared(&self) -> Arc<Shared> {
+    /// Begins a partition.
+    fn member(&self, context: &Arc<TaskContext>) -> Member {
         let execution = self.execution.lock();
         let mut execution = execution.unwrap_or_else(PoisonError::into_inner);
-        if execution.begun == self.partitions() {
+        let is_same = execution.context.as_ptr() == Arc::as_ptr(context);
+        if !is_same || execution.begun == self.partitions() {
             *execution = Execution {
                 shared: Shared::new(self.partitions()),
                 begun: 0,
+                context: Arc::downgrade(context),
             };
         }
         execution.begun += 1;
-        Arc::clone(&execution.shared)
+        Member {
+            shared: Arc::clone(&execution.shared),
+            has_ended: false,
+        }
     }
 
     fn partitions(&self) -> usize {
@@ -231,13 +261,13 @@ impl ExecutionPlan for GatherExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
+        let member = self.member(&context);
         let inputs = self.input.properties().output_partitioning();
         let input = match partition < inputs.partition_count() {
             true => self.input.execute(partition, context)?,
             false => Box::pin(EmptyRecordBatchStream::new(self.schema())),
         };
-        let shared = self.shared();
-        let gathered = async move { gather(input, shared).await };
+        let gathered = async move { gather(input, member).await };
         Ok(Box::pin(RecordBatchStreamAdapter::new(
             self.schema(),
             stream::once(gathered).try_flatten(),
@@ -247,25 +277,27 @@ impl ExecutionPlan for GatherExec {
 
 type Rows = BoxStream<'static, Result<RecordBatch>>;
 
-async fn gather(mut input: SendableRecordBatchStream, shared: Arc<Shared>) -> Result<Rows> {
+async fn gather(mut input: SendableRecordBatchStream, member: Member) -> Result<Rows> {
     let (mut held, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = input.next().await {
         let batch = batch?;
         bytes += batch.get_array_memory_size();
         held.push(batch);
         if bytes > SMALL_BYTES {
-            let rows = evened_out(batches(held).chain(input).boxed(), Arc::clone(&shared));
+            let shared = Arc::clone(&member.shared);
+            let rows = evened_out(batches(held).chain(input).boxed(), shared);
             // what others have left may be for this one to take along
-            let rest = stream::once(async move { rest(vec![], shared) }).flatten();
+            let rest = stream::once(async move { rest(vec![], member) }).flatten();
             return Ok(rows.chain(rest).boxed());
         }
     }
-    Ok(rest(held, shared))
+    Ok(rest(held, member))
 }
 
 /// What a partition that has ended writes: the rows that are left, if it is the last one, and ranges of others.
-fn rest(held: Vec<RecordBatch>, shared: Arc<Shared>) -> Rows {
-    batches(shared.finish(held)).chain(shared.help()).boxed()
+fn rest(held: Vec<RecordBatch>, member: Member) -> Rows {
+    let shared = Arc::clone(&member.shared);
+    batches(member.end(held)).chain(shared.help()).boxed()
 }
 
 /// The rows of one partition, large batches cut into ranges that others may take.
@@ -324,6 +356,23 @@ mod tests {
         check(&[1, 2, 3], 1, &[6]).await;
         check(&[], 1, &[]).await;
         check(&[1, 2], 3, &[3]).await;
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_partition_that_failed() {
+        let gather = GatherExec::new(input(&[1, 2]), 3);
+        let context = Arc::new(TaskContext::default());
+        drop(gather.execute(0, Arc::clone(&context)).unwrap());
+        let rest = [1, 2].map(|partition| {
+            let stream = gather.execute(partition, Arc::clone(&context)).unwrap();
+            tokio::spawn(stream.try_collect::<Vec<_>>())
+        });
+        let mut rows = 0;
+        for partition in rest {
+            let batches = partition.await.unwrap().unwrap();
+            rows += batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+        }
+        assert_eq!(rows, 2);
     }
 
     /// Who takes how many ranges is up to the threads, but none gets lost and none comes twice.

@@ -2,10 +2,12 @@
 //!
 //! Such rows become projections of one row each, put together by UNION ALL; there sub-queries have their values.
 
+use std::sync::Arc;
+
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Values, cast};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Union, Values, cast};
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::merge::has_subquery;
@@ -34,24 +36,35 @@ impl AnalyzerRule for ValuesRule {
     }
 }
 
-/// The rows one by one, in the types that they have together.
+/// The rows with sub-queries one by one, in the types that all have together, and those between them as they are.
 fn written_out(values: &Values) -> Result<LogicalPlan> {
-    let mut rows: Option<LogicalPlanBuilder> = None;
-    for row in &values.values {
-        let columns = row.iter().zip(values.schema.fields());
-        let columns: Vec<Expr> = columns
-            .map(|(value, field)| {
-                cast(value.clone(), field.data_type().clone()).alias(field.name())
-            })
-            .collect();
-        let row = LogicalPlanBuilder::empty(true).project(columns)?;
-        rows = Some(match rows {
-            None => row,
-            Some(rows) => rows.union(row.build()?)?,
+    let is_plain = |row: &[Expr]| !row.iter().any(has_subquery);
+    let together = |row: &Vec<Expr>, next: &Vec<Expr>| is_plain(row) && is_plain(next);
+    let mut parts = Vec::new();
+    for rows in values.values.chunk_by(together) {
+        parts.push(match rows {
+            [row] if !is_plain(row) => projected(row, values)?,
+            rows => LogicalPlan::Values(Values {
+                schema: Arc::clone(&values.schema),
+                values: rows.to_vec(),
+            }),
         });
     }
-    match rows {
-        Some(rows) => rows.build(),
-        None => LogicalPlanBuilder::empty(false).build(),
+    match <[LogicalPlan; 1]>::try_from(parts) {
+        Ok([part]) => Ok(part),
+        // all at once: one UNION within the other for each row would take its square in time
+        Err(parts) => {
+            let parts = parts.into_iter().map(Arc::new).collect();
+            Ok(LogicalPlan::Union(Union::try_new(parts)?))
+        }
     }
+}
+
+/// One row, in the types of all.
+fn projected(row: &[Expr], values: &Values) -> Result<LogicalPlan> {
+    let columns = row.iter().zip(values.schema.fields());
+    let columns: Vec<Expr> = columns
+        .map(|(value, field)| cast(value.clone(), field.data_type().clone()).alias(field.name()))
+        .collect();
+    LogicalPlanBuilder::empty(true).project(columns)?.build()
 }

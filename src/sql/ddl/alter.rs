@@ -107,7 +107,7 @@ async fn refuse_row_tracking(
     }
     let table = snapshot.table().name();
     Err(Error::invalid(format!(
-        "row tracking of {table} cannot be switched on: the rows that are there have no ids, and this build does not number them; \
+        "row tracking of {table} cannot be switched on: the rows that are there have no ids, or may have lost them while it was off, and this build does not number them; \
          make a new table with CREATE TABLE … TBLPROPERTIES ('{ENABLE_ROW_TRACKING}' = 'true') AS SELECT * FROM {table}"
     )))
 }

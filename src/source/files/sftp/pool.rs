@@ -116,7 +116,11 @@ impl Pool {
     async fn connection_of(&self, slot: &Arc<Slot>) -> Result<Arc<Connection>, Failure> {
         loop {
             match slot.way() {
-                Way::Connected(connection) => return Ok(connection),
+                Way::Connected(connection) => {
+                    // whoever opened it may be gone
+                    self.has_connected.store(true, Ordering::Relaxed);
+                    return Ok(connection);
+                }
                 // an error says that the channel is closed, which is what is waited for
                 Way::Wait(mut ended) => drop(ended.changed().await),
                 Way::Connect(end) => return self.connect(slot, end).await,
