@@ -23,6 +23,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 
 use super::row_format::FILE;
 
@@ -138,6 +139,10 @@ impl Shared {
         self.state().ranges.extend((1..ranges).map(range));
         self.news.notify_waiters();
         range(0)
+    }
+
+    fn has_ranges(&self) -> bool {
+        !self.state().ranges.is_empty()
     }
 
     fn take(&self) -> Option<RecordBatch> {
@@ -307,7 +312,14 @@ fn evened_out(rows: Rows, shared: Arc<Shared>) -> Rows {
             return Ok(Some((range, (rows, shared))));
         }
         match rows.try_next().await? {
-            Some(batch) => Ok(Some((shared.cut(batch), (rows, shared)))),
+            Some(batch) => {
+                let range = shared.cut(batch);
+                if shared.has_ranges() {
+                    // whom this thread has woken it runs itself, but not while it encodes
+                    yield_now().await;
+                }
+                Ok(Some((range, (rows, shared))))
+            }
             None => Ok(None),
         }
     };
