@@ -13,13 +13,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::iter::repeat_n;
 
-use crate::patience;
 use datafusion::prelude::SessionContext;
 use libtest_mimic::{Failed, Trial};
 use tempfile::TempDir;
 
 use crate::RUNTIME;
 use crate::canonical::{self, CHANGE_TYPE, COMMIT_VERSION};
+use crate::patience;
 use crate::random::{Random, seeds};
 use crate::tables::{check_same, execute, open, rows};
 

@@ -20,13 +20,13 @@ pub(crate) mod store;
 
 use std::path::Path;
 
-use crate::patience;
 use libtest_mimic::{Failed, Trial};
 
 use self::place::{Healthy, Place};
 use self::scenarios::{SCENARIOS, Scenario};
 use self::store::{Fault, Operations};
 use crate::RUNTIME;
+use crate::patience;
 use crate::tables::{Counts, Report};
 
 /// At how many operations a process is killed beside its writes.

@@ -19,12 +19,12 @@ mod moments;
 mod places;
 mod texts;
 
-use crate::patience;
 use futures::future::BoxFuture;
 use libtest_mimic::{Completion, Failed, Trial};
 
 use self::landing::Landing;
 use crate::RUNTIME;
+use crate::patience;
 
 /// A check of a folder without files; why it cannot be made here, if it cannot.
 type Check = fn(Landing) -> BoxFuture<'static, Result<Option<&'static str>, Failed>>;

@@ -29,7 +29,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::patience;
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use libtest_mimic::{Completion, Failed, Trial};
@@ -38,6 +37,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::canonical::{CHANGE_TYPE, COMMIT_VERSION, columns, hexadecimal, rows};
+use crate::patience;
 use crate::{Answer, Warehouse, package};
 
 /// What `expected.json` says of one table.

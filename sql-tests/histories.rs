@@ -14,12 +14,12 @@ mod model;
 mod table;
 mod transcript;
 
-use crate::patience;
 use libtest_mimic::{Failed, Trial};
 
 use self::cases::{CASES, Case};
 use self::transcript::Transcript;
 use crate::RUNTIME;
+use crate::patience;
 use crate::random::{Random, seeds};
 
 /// The seeds of every trial.

@@ -18,9 +18,9 @@ mod writes;
 use std::error::Error;
 use std::num::ParseIntError;
 
-use crate::patience;
 use libtest_mimic::{Completion, Failed, Trial};
 
+use crate::patience;
 use crate::{Answer, Warehouse};
 
 /// Tables with the script that makes and changes each: statements, each followed by a line `-- <n> rows`, the number that

@@ -26,7 +26,6 @@ mod versions;
 
 use std::collections::BTreeMap;
 
-use crate::patience;
 use futures::future::BoxFuture;
 use libtest_mimic::{Completion, Failed, Trial};
 
@@ -34,6 +33,7 @@ use self::cases::CASES;
 use self::place::{KINDS, Kind, Place};
 use self::server::{Missing, Started};
 use crate::RUNTIME;
+use crate::patience;
 
 /// A check of a place that has no files yet.
 type Check = fn(Place) -> BoxFuture<'static, Result<(), Failed>>;

@@ -20,12 +20,12 @@ mod statement;
 mod table;
 mod value;
 
-use crate::patience;
 use futures::{StreamExt, stream};
 use libtest_mimic::{Failed, Trial};
 
 use self::value::Kind;
 use crate::RUNTIME;
+use crate::patience;
 use crate::random::seeds;
 
 /// Every theme has the seeds from 1 up to this one.

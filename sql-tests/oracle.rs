@@ -19,7 +19,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::patience;
 use datafusion::error::DataFusionError;
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
@@ -28,6 +27,7 @@ use tempfile::TempDir;
 
 use self::derived::{Derived, check_derived};
 use crate::canonical::{columns, hexadecimal, rows};
+use crate::patience;
 use crate::tables::check_same;
 use crate::{Warehouse, package};
 

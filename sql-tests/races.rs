@@ -8,13 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::patience;
 use datafusion::prelude::SessionContext;
 use libtest_mimic::{Failed, Trial};
 use tempfile::TempDir;
 use tokio::sync::Barrier;
 
 use crate::RUNTIME;
+use crate::patience;
 use crate::random::Random;
 use crate::tables::{
     Counts, Report, check_equal, check_feed, check_same, execute, open, rows, rows_of, sync,

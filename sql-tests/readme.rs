@@ -10,12 +10,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::patience;
 use alluvial::sql::split_statements;
 use arrow::util::display::array_value_to_string;
 use arrow::util::pretty::pretty_format_batches_with_schema;
 use libtest_mimic::{Failed, Trial};
 
+use crate::patience;
 use crate::{Answer, Warehouse, package};
 
 /// The example that ends with a proof: its last query returns one row in which every column is zero or true.

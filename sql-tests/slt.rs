@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::patience;
 use alluvial::sql::SessionBuilder;
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, UInt64Type};
@@ -33,6 +32,7 @@ use libtest_mimic::{Failed, Trial};
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Record, Runner, parse_with_name};
 use tempfile::TempDir;
 
+use crate::patience;
 use crate::{Answer, RUNTIME, package, run_statement};
 
 pub(crate) fn trials() -> io::Result<Vec<Trial>> {

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use crate::patience;
 use libtest_mimic::{Failed, Trial};
 
 use crate::Warehouse;
+use crate::patience;
 
 /// The trials.
 pub(super) fn trials() -> Vec<Trial> {

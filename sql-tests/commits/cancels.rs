@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::patience;
 use datafusion::prelude::SessionContext;
 use libtest_mimic::{Failed, Trial};
 
@@ -16,6 +15,7 @@ use super::statements::{STATEMENTS, Statement};
 use super::trouble::explain;
 use crate::RUNTIME;
 use crate::faults::store::{Fault, Kind, Operations, Trouble};
+use crate::patience;
 use crate::tables::check_same;
 
 /// At about how many operations a statement is cancelled that is not cancelled at all of them.

@@ -3,7 +3,6 @@
 //! The table is the old version or the new one, whichever the log says; files that no commit names may be left. The next process
 //! does the statement as if nothing had been, or once more.
 
-use crate::patience;
 use libtest_mimic::{Failed, Trial};
 
 use super::files;
@@ -12,6 +11,7 @@ use super::statements::{STATEMENTS, Statement};
 use super::trouble::explain;
 use crate::RUNTIME;
 use crate::faults::store::{Fault, Operations};
+use crate::patience;
 use crate::tables::check_same;
 
 pub(super) fn trials() -> impl Iterator<Item = Trial> {

@@ -4,7 +4,6 @@
 //! has read, the second does not read or write its rows again. A statement whose rows are made of those of its own target is refused
 //! instead.
 
-use crate::patience;
 use datafusion::error::DataFusionError;
 use libtest_mimic::{Failed, Trial};
 use object_store::path::Path;
@@ -15,6 +14,7 @@ use super::stage::{Stage, check_named, spawn, table};
 use super::statements::{PLAIN, Statement};
 use crate::RUNTIME;
 use crate::faults::store::{Fault, Process};
+use crate::patience;
 use crate::tables::{check_same, execute};
 
 /// Two statements, and what they come to.

@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use std::env;
 use std::path::Path;
 
-use crate::patience;
 use datafusion::error::DataFusionError;
 use libtest_mimic::{Failed, Trial};
 
@@ -19,6 +18,7 @@ use super::stage::{Healthy, Stage, check_named, soon, spawn, table};
 use super::statements::{APPEND, STATEMENTS, Statement};
 use crate::RUNTIME;
 use crate::faults::store::{Fault, Kind, Operations, Trouble};
+use crate::patience;
 use crate::tables::execute;
 
 /// Set to `all`, everything is tried at every operation of every statement.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::patience;
 use libtest_mimic::{Failed, Trial};
 
 use super::files;
@@ -11,6 +10,7 @@ use super::stage::{Stage, spawn, table};
 use super::statements::{PLAIN, Statement};
 use crate::RUNTIME;
 use crate::faults::store::Fault;
+use crate::patience;
 use crate::tables::{check_same, execute, rows, rows_of};
 
 const VACUUM: Statement = Statement {

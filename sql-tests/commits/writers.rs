@@ -9,7 +9,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::patience;
 use alluvial::sql::SessionBuilder;
 use datafusion::prelude::SessionContext;
 use libtest_mimic::{Completion, Failed, Trial};
@@ -20,6 +19,7 @@ use super::files;
 use super::ledger::{Account, COUNTERS, Ledger};
 use super::stage::{check_named, table};
 use crate::locations::S3Folder;
+use crate::patience;
 use crate::random::Random;
 use crate::tables::{check_same, execute, feed, net, open, rows_in, rows_of};
 use crate::{RUNTIME, run_statement};

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::patience;
 use datafusion::prelude::SessionContext;
 use libtest_mimic::{Failed, Trial};
 use tempfile::TempDir;
 
 use crate::RUNTIME;
+use crate::patience;
 use crate::random::Random;
 use crate::tables::{check_equal, check_feed, execute, open};
 

@@ -10,12 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use crate::patience;
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Map, Value, json};
 
 use super::landing::{Landing, rows_in_order};
 use crate::RUNTIME;
+use crate::patience;
 use crate::random::{Random, seeds};
 use crate::tables::{check_same, rows, rows_of, sync};
 

@@ -10,12 +10,12 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::patience;
 use libtest_mimic::{Completion, Failed, Trial};
 use serde_json::Value;
 
 use super::fixture::{Fixture, quoted};
 use crate::oracle;
+use crate::patience;
 use crate::tables::check_same;
 
 /// Tables that cannot be written, with what the refusal says.

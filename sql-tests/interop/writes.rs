@@ -4,11 +4,11 @@
 //! statement after a line `-- refused: <text>` must fail with that text in its message. Every commit is held against the Delta
 //! protocol, and at the end delta-rs and DuckDB are asked what they read.
 
-use crate::patience;
 use libtest_mimic::{Failed, Trial};
 
 use super::fixture::Fixture;
 use crate::oracle;
+use crate::patience;
 use crate::tables::check_same;
 
 /// Whether `OPTIMIZE` is run where a script has it.

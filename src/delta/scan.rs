@@ -32,6 +32,7 @@ pub(crate) use self::files::{RowMask, ScanFile};
 pub(crate) use self::pruning::FileFilter;
 pub(super) use self::pruning::FilePruning;
 pub(super) use self::statistics::LogStatistics;
+pub(crate) use self::statistics::guessed_row_bytes;
 use super::file_readers::FileReaders;
 use super::lane::Lane;
 use super::layout::TableLayout;

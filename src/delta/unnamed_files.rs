@@ -246,7 +246,7 @@ impl MultipartUpload for Upload {
         let Some(mut inner) = self.inner.take() else {
             return Err(Self::ended());
         };
-        let alive = Alive::new();
+        let alive = self.alive.take();
         let complete = async move {
             let result = inner.complete().await;
             if result.is_err() {

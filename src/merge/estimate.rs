@@ -3,7 +3,6 @@
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
 use datafusion::common::JoinType;
 use datafusion::common::stats::Precision;
 use datafusion::physical_plan::ExecutionPlan;
@@ -15,6 +14,7 @@ use super::gather_exec::GatherExec;
 use super::row_format::RowFormat;
 use super::unique_exec::UniqueKeysExec;
 use super::write_exec::RowWriteExec;
+use crate::delta::scan::guessed_row_bytes;
 use crate::delta::scan_source::{FilesLeft, files_left};
 use crate::delta::stats::live_records;
 
@@ -57,7 +57,10 @@ impl Estimate {
         };
         let (row_bytes, bytes_are_known) = match row_bytes(plan) {
             Some(bytes) => (bytes, true),
-            None => (guessed_row_bytes(target.layout.schema()), false),
+            None => (
+                guessed_row_bytes(target.layout.schema(), GUESSED_VALUE_BYTES),
+                false,
+            ),
         };
         let of_target = files_left(input, target.table.location());
         Facts {
@@ -228,16 +231,6 @@ fn row_bytes(plan: &CommitPlan) -> Option<u64> {
         (rows.saturating_add(more), bytes.saturating_add(size))
     });
     bytes.checked_div(rows)
-}
-
-fn guessed_row_bytes(schema: &Schema) -> u64 {
-    let widths = schema
-        .fields()
-        .iter()
-        .map(|field| field.data_type().primitive_width());
-    widths
-        .map(|width| width.unwrap_or(GUESSED_VALUE_BYTES) as u64)
-        .sum()
 }
 
 #[cfg(test)]

@@ -184,18 +184,24 @@ async fn appends() {
     ours.check(ReadSet::Table, &append(false), ADDED);
 }
 
+/// A winner that takes rows away, against reads of all kinds, and against a rewrite of the same file whose rows nobody knows.
+fn check_loss(untouched: Ours, winner: &[Action]) -> Ours {
+    untouched.check(ReadSet::Nothing, winner, None);
+    untouched.check(matched(true), winner, None);
+    untouched.check(some(), winner, REMOVED);
+    untouched.check(ReadSet::Table, winner, REMOVED);
+    let rewritten = untouched.with(rewrites());
+    rewritten.check(ReadSet::Nothing, winner, BOTH);
+    rewritten.check(ReadSet::Table, winner, BOTH);
+    rewritten
+}
+
 #[tokio::test]
 async fn a_file_is_removed() {
     let winner = [by("DELETE"), remove("a", 0, true)];
     for isolation in ["Serializable", "WriteSerializable"] {
         let untouched = Ours::of_table(isolation).await;
-        untouched.check(ReadSet::Nothing, &winner, None);
-        untouched.check(matched(true), &winner, None);
-        untouched.check(some(), &winner, REMOVED);
-        untouched.check(ReadSet::Table, &winner, REMOVED);
-        let rewritten = untouched.with(rewrites());
-        rewritten.check(ReadSet::Nothing, &winner, BOTH);
-        rewritten.check(ReadSet::Table, &winner, BOTH);
+        let rewritten = check_loss(untouched, &winner);
         let rewritten = rewritten.touching("a");
         rewritten.check(matched(true), &winner, BOTH);
         let met = rewritten.with(vec![]);
@@ -207,14 +213,7 @@ async fn a_file_is_removed() {
 async fn rows_of_a_file_are_marked() {
     let winner = masks("DELETE", 1, 2);
     let untouched = Ours::serializable().await;
-    untouched.check(ReadSet::Nothing, &winner, None);
-    untouched.check(matched(true), &winner, None);
-    untouched.check(some(), &winner, REMOVED);
-    untouched.check(ReadSet::Table, &winner, REMOVED);
-    // whose rows nobody knows
-    let rewritten = untouched.with(rewrites());
-    rewritten.check(ReadSet::Nothing, &winner, BOTH);
-    rewritten.check(ReadSet::Table, &winner, BOTH);
+    let rewritten = check_loss(untouched, &winner);
     // which rows they are is for the vectors to tell, unless more was read than was touched
     let marked = rewritten.with(masks("MERGE", 1, 3)).touching("a");
     marked.check(matched(true), &winner, None);

@@ -18,6 +18,8 @@ use crate::error::Result;
 
 /// What a row takes in a compressed file, where nobody knows.
 const GUESSED_ROW_BYTES: u64 = 32;
+/// What a value of no fixed width is taken for in memory, in bytes.
+const VARIABLE_WIDTH: usize = 32;
 
 /// Makes the statistics of the files of a scan, each of which has its [`Add`] among its extensions.
 #[derive(Debug)]
@@ -97,21 +99,23 @@ impl DeltaScan {
         }
         // in memory rows are larger than in files: joins must not be planned by the compressed size
         let on_disk: u64 = files.iter().map(|file| file.object_meta.size).sum();
-        let bytes = on_disk.max(rows.unwrap_or(0).saturating_mul(row_bytes(schema)));
+        let bytes = on_disk.max(
+            rows.unwrap_or(0)
+                .saturating_mul(guessed_row_bytes(schema, VARIABLE_WIDTH)),
+        );
         statistics.total_byte_size =
             Precision::Inexact(usize::try_from(bytes).unwrap_or(usize::MAX));
         statistics
     }
 }
 
-/// A guess at the bytes of a row in memory.
-fn row_bytes(schema: &Schema) -> u64 {
-    const VARIABLE_WIDTH: usize = 32;
+/// A guess at the bytes of a row, of which values of no fixed width take so many.
+pub(crate) fn guessed_row_bytes(schema: &Schema, variable_width: usize) -> u64 {
     let widths = schema.fields().iter().map(|field| {
         field
             .data_type()
             .primitive_width()
-            .unwrap_or(VARIABLE_WIDTH)
+            .unwrap_or(variable_width)
     });
     widths.sum::<usize>() as u64
 }
